@@ -1,0 +1,160 @@
+"""How each filesystem is mounted on the same layers, and taken down again whatever happens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layers:
+    lower: tuple[Path, ...]  # top to bottom
+    upper: Path
+    work: Path
+    merged: Path
+
+    def options(self, extra: str) -> str:
+        lower = ":".join(map(str, self.lower))
+        return f"lowerdir={lower},upperdir={self.upper},workdir={self.work}" + (extra and f",{extra}")
+
+
+Argv = Callable[[Layers, str], list[str]]
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """One way of mounting; the name may carry mount options: ``pyunionfs:transport=libfuse``."""
+
+    name: str
+    mount: Argv
+    missing: Callable[[], str]  # why it cannot be measured here; empty if it can
+    extra: str = ""
+
+
+def _kernel(layers: Layers, extra: str) -> list[str]:
+    return ["mount", "-t", "overlay", "overlay", "-o", layers.options(extra), str(layers.merged)]
+
+
+def _fuse_overlayfs(layers: Layers, extra: str) -> list[str]:
+    return ["fuse-overlayfs", "-o", layers.options(extra), str(layers.merged)]
+
+
+def _pyunionfs(layers: Layers, extra: str) -> list[str]:
+    return [
+        *(_program(), "mount", "--lower", ":".join(map(str, layers.lower))),
+        *("--upper", str(layers.upper), "--work", str(layers.work)),
+        *(["-o", extra] if extra else []),
+        str(layers.merged),
+    ]
+
+
+def _program() -> str:
+    """The pyunionfs of this virtualenv, whatever PATH says."""
+    beside = Path(sys.executable).with_name("pyunionfs")
+    return str(beside) if beside.exists() else "pyunionfs"
+
+
+def _kernel_missing() -> str:
+    if os.geteuid() != 0:
+        return "mounting it needs root"
+    return "" if "\toverlay\n" in Path("/proc/filesystems").read_text() else _modprobe()
+
+
+def _modprobe() -> str:
+    loaded = shutil.which("modprobe") and subprocess.run(["modprobe", "-q", "overlay"]).returncode == 0
+    return "" if loaded else "this kernel has no overlay"
+
+
+def _program_missing(program: str) -> str:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse is missing or not ours to open"
+    return "" if shutil.which(program) else f"{program} is not installed"
+
+
+ALL = {
+    "kernel": Filesystem("kernel", _kernel, _kernel_missing),
+    "fuse-overlayfs": Filesystem("fuse-overlayfs", _fuse_overlayfs, lambda: _program_missing("fuse-overlayfs")),
+    "pyunionfs": Filesystem("pyunionfs", _pyunionfs, lambda: _program_missing(_program())),
+}
+
+
+def parse(names: str) -> list[Filesystem]:
+    """``kernel,pyunionfs:transport=libfuse+noatime``: each name with the mount options it wants."""
+    chosen = []
+    for name in names.split(","):
+        known, _, extra = name.partition(":")
+        if known not in ALL:
+            raise ValueError(f"unknown filesystem {known!r}; known: {', '.join(ALL)}")
+        chosen.append(Filesystem(name, ALL[known].mount, ALL[known].missing, extra.replace("+", ",")))
+    return chosen
+
+
+@contextmanager
+def mounted(filesystem: Filesystem, lower: tuple[Path, ...], scratch: Path) -> Iterator[Path]:
+    """The union of ``lower`` and a fresh upper below ``scratch``, which is empty again afterwards."""
+    layers = Layers(lower, scratch / "upper", scratch / "work", scratch / "merged")
+    for directory in (layers.upper, layers.work, layers.merged):
+        directory.mkdir(parents=True)
+    try:
+        subprocess.run(
+            filesystem.mount(layers, filesystem.extra), check=True, capture_output=True, text=True, timeout=60
+        )
+        if not os.path.ismount(layers.merged):
+            raise RuntimeError(f"{filesystem.name} said that it mounted, and did not")
+        yield layers.merged
+    finally:
+        unmount(layers.merged)
+        _remove(scratch)
+
+
+def unmount(mountpoint: Path) -> None:
+    """Gone when this returns, lazily if it is busy; its daemon is gone too, and its CPU time with it."""
+    umount = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    for options in ([], [], ["-l" if os.geteuid() == 0 else "-z"]):
+        if str(mountpoint) not in mountpoints():
+            break
+        if subprocess.run([*umount, *options, str(mountpoint)], capture_output=True).returncode != 0:
+            time.sleep(0.5)
+    deadline = time.monotonic() + 10
+    while _served(mountpoint) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def unmount_below(directory: Path) -> None:
+    for mountpoint in sorted(mountpoints(), reverse=True):
+        if mountpoint.startswith(f"{directory}/"):
+            unmount(Path(mountpoint))
+
+
+def mountpoints() -> list[str]:
+    """The second field of each line; a space is written as \\040."""
+    lines = Path("/proc/self/mounts").read_bytes().splitlines()
+    return [os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")) for line in lines]
+
+
+def _served(mountpoint: Path) -> bool:
+    """Whether a process still has the mount point in its argv, as the FUSE daemons do."""
+    wanted = os.fsencode(mountpoint)
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = process.read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if wanted in argv:
+            return True
+    return False
+
+
+def _remove(directory: Path) -> None:
+    """The kernel leaves work/work with mode 000, which stops rmtree where we are not root."""
+    inner = directory / "work" / "work"
+    if inner.exists():
+        inner.chmod(0o700)
+    shutil.rmtree(directory)

@@ -1,0 +1,194 @@
+"""From seconds to what is shown and kept: the table, the JSON file, the chart, and the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+BASELINE = "kernel"
+RIVAL = "fuse-overlayfs"
+
+
+@dataclass
+class Results:
+    machine: dict[str, str]
+    settings: dict[str, Any]
+    filesystems: list[str]
+    titles: dict[str, str]  # of each workload
+    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # workload, filesystem
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, workload: str, filesystem: str, seconds: float) -> None:
+        self.seconds.setdefault(workload, {}).setdefault(filesystem, []).append(seconds)
+
+    def median(self, workload: str, filesystem: str) -> float | None:
+        measured = self.seconds.get(workload, {}).get(filesystem)
+        return statistics.median(measured) if measured else None
+
+    def ratio(self, workload: str, filesystem: str, to: str) -> float | None:
+        ours, theirs = self.median(workload, filesystem), self.median(workload, to)
+        return ours / theirs if ours and theirs else None
+
+    def mean_ratio(self, filesystem: str, to: str) -> float | None:
+        """The geometric mean: the only one that does not depend on who is the baseline."""
+        ratios = [ratio for name in self.titles if (ratio := self.ratio(name, filesystem, to))]
+        return statistics.geometric_mean(ratios) if ratios else None
+
+    def comparisons(self) -> list[tuple[str, str]]:
+        """Which filesystem is set against which: all against the kernel, ours against fuse-overlayfs."""
+        rivals = [rival for rival in (BASELINE, RIVAL) if rival in self.filesystems]
+        return [
+            (name, rival)
+            for name in self.filesystems
+            for rival in rivals
+            if name != rival and name != BASELINE and (rival == BASELINE or name.startswith("pyunionfs"))
+        ]
+
+
+def table(results: Results) -> Table:
+    shown = Table(caption="medians; x kernel: how many times what the kernel takes, so below 1 is faster")
+    shown.add_column("workload", no_wrap=True)
+    for name in results.filesystems:
+        shown.add_column(f"{name}\ns", justify="right")
+    for name, rival in results.comparisons():
+        shown.add_column(f"{name}\nx {rival}", justify="right", style="bold")
+    for workload, title in results.titles.items():
+        medians = [_seconds(results.median(workload, name)) for name in results.filesystems]
+        ratios = [_ratio(results.ratio(workload, *pair)) for pair in results.comparisons()]
+        shown.add_row(title, *medians, *ratios)
+    shown.add_section()
+    means = [_ratio(results.mean_ratio(*pair)) for pair in results.comparisons()]
+    shown.add_row("geometric mean", *("" for _ in results.filesystems), *means)
+    return shown
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def save(results: Results, stem: Path) -> list[Path]:
+    """``stem``.json always, ``stem``.svg where there is something to set against the kernel."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = [stem.with_suffix(".json")]
+    written[0].write_text(json.dumps(asdict(results), indent=1) + "\n")
+    if any(rival == BASELINE for _, rival in results.comparisons()):
+        written.append(stem.with_suffix(".svg"))
+        chart(results, written[1])
+    return written
+
+
+def chart(results: Results, path: Path) -> None:
+    """Bars of the ratio to the kernel on a log scale, so that twice and half are equally long."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "pyunionfs"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    names = [name for name, rival in results.comparisons() if rival == BASELINE]
+    workloads = [name for name in results.titles if any(results.ratio(name, n, BASELINE) for n in names)]
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.22 * (len(names) + 1) * max(len(workloads), 3)))
+    for index, (name, color) in enumerate(zip(names, _colors(names), strict=True)):
+        ratios = [results.ratio(workload, name, BASELINE) for workload in workloads]
+        heights = [row + 0.8 * ((index + 0.5) / len(names) - 0.5) for row in range(len(workloads))]
+        widths = [(ratio or 1) - 1 for ratio in ratios]  # from 1, to either side
+        axes.barh(heights, widths, 0.8 / len(names) * 0.9, left=1, color=color, label=name)
+        for ratio, height in zip(ratios, heights, strict=True):
+            if ratio:
+                end = (3, "left") if ratio >= 1 else (-3, "right")
+                axes.annotate(
+                    f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}",
+                    (ratio, height),
+                    xytext=(end[0], 0),
+                    textcoords="offset points",
+                    ha=end[1],
+                    va="center",
+                    fontsize=8,
+                )
+    _dress(axes, [results.titles[name] for name in workloads])
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _dress(axes: Any, titles: Sequence[str]) -> None:
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(titles)), titles)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.set_xlabel("time taken, kernel's overlay = 1 (log scale; left is faster)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+
+
+def _colors(names: Sequence[str]) -> list[str]:
+    ours = iter(["#1f77b4", "#17becf", "#9467bd", "#2ca02c"] * len(names))
+    return ["#b0b0b0" if name.startswith(RIVAL) else next(ours) for name in names]
+
+
+# ---- the machine
+
+
+def machine(directory: Path) -> dict[str, str]:
+    """What a reader needs to compare these figures with their own."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": model[1] if model else platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory:.1f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "filesystem": _filesystem(directory),
+        "python": platform.python_version(),
+        "pyunionfs": _distribution("pyunionfs"),
+        "pyfuse3": _distribution("pyfuse3"),
+        "libfuse": _said(["pkg-config", "--modversion", "fuse3"]) or _said(["fusermount3", "--version"]),
+        "fuse-overlayfs": _said(["fuse-overlayfs", "--version"], r"fuse-overlayfs: version ([\d.]+)"),
+    }
+
+
+def _filesystem(directory: Path) -> str:
+    """The type of the filesystem that holds ``directory``: of its mounts, the one of its device."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return after.split()[0]
+    return "unknown"
+
+
+def _distribution(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _said(argv: list[str], pattern: str = r"(\d+(?:\.\d+)+)") -> str:
+    """The version number in what a program prints: the first, or the one that ``pattern`` finds."""
+    if shutil.which(argv[0]) is None:
+        return "not installed"
+    said = subprocess.run(argv, capture_output=True, text=True).stdout
+    number = re.search(pattern, said)
+    return number[1] if number else ""

@@ -1,0 +1,161 @@
+"""``mount``, ``umount`` and ``mounts``."""
+
+import errno
+import json
+import logging
+import sys
+
+import click
+
+from .. import daemon
+from ..transport import mount as system
+
+
+def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str | None]:
+    """Parse repeated ``-o key=value,key``."""
+    options: dict[str, str | None] = {}
+    for word in ",".join(values).split(","):
+        if word:
+            name, equals, value = word.partition("=")
+            options[name] = value if equals else None
+    return options
+
+
+@click.command()
+@click.option(
+    "--lower", metavar="A[:B...]", help="Read-only layers, the topmost first; '\\:' is a colon in a path."
+)
+@click.option("--image", metavar="ARCHIVE[#REPO:TAG]", help="Take the layers of a saved image instead.")
+@click.option("--upper", metavar="DIR", help="Where changes go; without it the union is read-only.")
+@click.option(
+    "--work",
+    metavar="DIR",
+    help="An empty directory on the filesystem of the upper one, for building things aside. "
+    "[default: a hidden sibling of the upper directory]",
+)
+@click.option(
+    "-o",
+    "options",
+    metavar="KEY=VALUE,...",
+    multiple=True,
+    callback=_options,
+    help="Mount options, by the kernel's names: userxattr, ro, nodev, nosuid, noexec, ... and writeback=on.",
+)
+@click.option("--foreground", is_flag=True, help="Stay, and report on stderr what happens.")
+@click.option(
+    "--allow-other/--no-allow-other",
+    default=None,
+    help="Let other users in, under the usual permissions. [default: only if root mounts]",
+)
+@click.option("--log", "log_file", metavar="FILE", help="Report copy-ups, whiteouts and problems to a file.")
+@click.option("--root", metavar="DIR", help="Where unpacked images are kept (with --image).")
+@click.argument("mountpoint")
+def mount(
+    lower: str | None,
+    image: str | None,
+    upper: str | None,
+    work: str | None,
+    options: dict[str, str | None],
+    foreground: bool,
+    allow_other: bool | None,
+    log_file: str | None,
+    root: str | None,
+    mountpoint: str,
+) -> None:
+    """Show layers as one directory at MOUNTPOINT.
+
+    A name is looked for from the top layer down, and the first layer that has it decides; directories of the
+    same name are merged. The first write to a file of a lower layer copies it to the upper directory, and
+    deleting one leaves a whiteout (a character device 0:0) there. The lower layers are never changed.
+
+    The command returns when the mount answers; a daemon serves it until 'pyunionfs umount', SIGTERM or
+    SIGINT. The directories are the kernel's own format: 'mount -t overlay' takes them too.
+
+    \b
+    Examples:
+      pyunionfs mount --lower changes:base --upper mine --work scratch /mnt/m
+      pyunionfs mount --lower base /mnt/m                      read-only
+      docker save app:1 -o app.tar
+      pyunionfs mount --image app.tar --upper mine /mnt/m
+    """
+    if (lower is None) == (image is None):
+        raise click.UsageError("give the layers by --lower or by --image (one of them)")
+    if work is not None and upper is None:
+        raise click.UsageError("--work serves an upper directory: give --upper too")
+    spec = daemon.MountSpec(
+        lower=daemon.split_layers(lower) if lower is not None else _image_layers(str(image), root),
+        mountpoint=mountpoint,
+        upper=upper,
+        work=work,
+        options=options,
+        allow_other=allow_other,
+        image=image,
+    )
+    if foreground:
+        logging.basicConfig(
+            level=logging.INFO,
+            format="%(asctime)s %(levelname)s %(message)s",
+            filename=log_file,
+            stream=None if log_file else sys.stderr,
+        )
+        try:
+            daemon.serve(spec)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, str(error)) from None
+    else:
+        daemon.start(spec, log_file=log_file)
+
+
+def _image_layers(image: str, root: str | None) -> list[str]:
+    """Load what is not yet in the store; the layers top to bottom."""
+    from .image import load_for_mount
+
+    return [str(path) for path in load_for_mount(image, root)]
+
+
+@click.command()
+@click.option("--lazy", is_flag=True, help="Detach it now, even if it is in use; it ends when nobody uses it.")
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
+def umount(lazy: bool, mountpoints: tuple[str, ...]) -> None:
+    """Unmount, and wait until the daemon has ended.
+
+    Also removes a mount whose daemon died ("Transport endpoint is not connected"). What was written stays in
+    the upper directory.
+    """
+    for mountpoint in mountpoints:
+        try:
+            system.unmount(mountpoint, lazy=lazy)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise OSError(errno.EBUSY, f"{mountpoint} is in use (--lazy detaches it anyway)") from None
+            raise
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def mounts(as_json: bool) -> None:
+    """List what is mounted: mount point, state, daemon and layers.
+
+    The state is 'live'; 'dead' if the daemon is gone ('pyunionfs umount' clears it); 'hidden' if it is another
+    user's; 'stuck' if the daemon does not answer.
+    """
+    found = system.mounts()
+    if as_json:
+        rows = [{"mountpoint": item.mountpoint, "state": item.state, **item.info} for item in found]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not found:
+        click.echo("nothing is mounted", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("MOUNTPOINT", "STATE", "PID", "LOWER (top first)", "UPPER", box=None, pad_edge=False)
+    for item in found:
+        lower = item.info.get("lower", [])
+        shown = [str(path) for path in lower[:8]] + ([f"... {len(lower) - 8} more"] if len(lower) > 8 else [])
+        upper = item.info.get("upper") or ("(read-only)" if item.state == "live" else "")
+        table.add_row(item.mountpoint, item.state, str(item.pid or "-"), "\n".join(shown), str(upper))
+    wide = max((len(line) for path in [*found] for line in [path.mountpoint]), default=0)
+    console = Console(width=None if sys.stdout.isatty() else 100 + 3 * wide)
+    console.print(table)

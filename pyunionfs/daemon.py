@@ -1,0 +1,258 @@
+"""A mount as a whole: an ``Overlay``, a transport and the process that holds them.
+
+:func:`serve` runs a mount in this process, :func:`start` in a daemon of its own, :func:`mounted` for the
+length of a ``with``. What the command line and the library have in common is here.
+"""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from . import events
+from .overlay.fs import Overlay
+from .overlay.params import OPTIONS
+from .transport import mount
+
+log = logging.getLogger(__name__)
+
+Options = Mapping[str, str | bool | None]
+_READY = b"\0"
+_FUSE_FLAGS = frozenset(
+    ["ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync"]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSpec:
+    """What to mount and how; paths may be relative, ``lower`` goes from top to bottom."""
+
+    lower: Sequence[str]
+    mountpoint: str
+    upper: str | None = None
+    work: str | None = None
+    options: Options = field(default_factory=dict)
+    allow_other: bool | None = None  # None: as root yes, otherwise no
+    image: str | None = None
+
+    def check(self) -> None:
+        """Raises OSError with a sentence for a mount point that cannot be one."""
+        if not os.path.isdir(self.mountpoint):
+            raise OSError(errno.ENOENT, f"mount point {self.mountpoint} is not a directory")
+        point = os.path.realpath(self.mountpoint)
+        for what, path in (("upper", self.upper), ("work", self.work)):
+            if path is not None and (point + "/").startswith(os.path.realpath(path) + "/"):
+                raise OSError(errno.EINVAL, f"mount point {self.mountpoint} is inside the {what} directory {path}")
+
+    def overlay_options(self) -> dict[str, str | bool | None]:
+        names = {option.name for option in OPTIONS}
+        mine = _FUSE_FLAGS | {"writeback"}
+        return {name: value for name, value in self.options.items() if name in names or name not in mine}
+
+    def fuse_options(self) -> set[str]:
+        """Options of the FUSE mount; what a mount by root would allow on any other filesystem is allowed."""
+        allow_other = os.geteuid() == 0 if self.allow_other is None else self.allow_other
+        chosen = {name for name in self.options if name in _FUSE_FLAGS}
+        if os.geteuid() == 0:
+            chosen |= {"dev"} if "nodev" not in chosen else set()
+            chosen |= {"suid"} if "nosuid" not in chosen else set()
+        if self.upper is None:
+            chosen.add("ro")
+        if allow_other:
+            chosen.add("allow_other")
+        return chosen | {"fsname=pyunionfs", "subtype=pyunionfs"}
+
+
+def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Mount and answer requests in this process until the unmount or a signal.
+
+    Raises OSError for what is wrong with layers, options or mount point, RuntimeError if FUSE refuses.
+    """
+    from .transport import libfuse
+
+    spec.check()
+    with Overlay(spec.lower, spec.upper, spec.work, options=spec.overlay_options()) as overlay:
+        overlay.subscribe(_log_event)
+        told = _describe(spec, overlay)
+        libfuse.serve(
+            overlay,
+            os.path.abspath(spec.mountpoint),
+            spec.fuse_options(),
+            info=lambda: told,
+            on_ready=on_ready,
+            writeback=spec.options.get("writeback", "off") in (None, True, "on", ""),
+        )
+
+
+def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
+    """What :mod:`.transport.mount` reads from the root's xattr."""
+    known = asdict(spec)
+    known |= {
+        "pid": os.getpid(),
+        "lower": [os.path.abspath(path) for path in spec.lower],
+        "upper": os.path.abspath(spec.upper) if spec.upper else None,
+        "work": overlay.work_path,
+        "mountpoint": os.path.abspath(spec.mountpoint),
+        "transport": "pyfuse3",
+        "userxattr": overlay.uses_user_xattrs,
+    }
+    return json.dumps(known).encode()
+
+
+def _log_event(event: events.Event) -> None:
+    path = os.fsdecode(event.path)
+    match event:
+        case events.CopyUp():
+            log.info("copy up /%s (%d bytes of layer %d)", path, event.size, event.layer)
+        case events.Whiteout():
+            log.info("whiteout /%s", path)
+        case events.Opaque():
+            log.info("opaque /%s", path)
+
+
+def start(spec: MountSpec, *, log_file: str | None = None) -> int:
+    """Mount with a daemon in the background; returns its pid once the mount answers.
+
+    Raises OSError with the daemon's own words if it could not mount.
+    """
+    spec.check()
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        os._exit(_daemon(spec, writing, log_file))
+    os.close(writing)
+    with open(reading, "rb") as report:
+        told = report.read()
+    if told.endswith(_READY):
+        return pid
+    _, status = os.waitpid(pid, 0)
+    words = told.decode(errors="replace").strip() or f"the daemon ended with status {status}"
+    raise OSError(errno.EIO, words)
+
+
+def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
+    """The daemon's process: whatever is said before the mount answers goes to who waits for it."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(report, 2)  # libfuse and fusermount3 explain themselves on stderr
+
+    def ready() -> None:
+        os.write(report, _READY)
+        os.dup2(null, 2)
+        os.close(report)
+
+    try:
+        if log_file is not None:
+            logging.basicConfig(
+                filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+            )
+        else:
+            logging.disable()
+        serve(spec, on_ready=ready)
+    except (OSError, RuntimeError) as error:
+        log.exception("the mount has ended")
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if "fuse_session_mount" not in words:  # libfuse has said why
+            os.write(2, words.encode() + b"\n")
+        return 1
+    except BaseException:
+        log.exception("the mount has ended")
+        os.write(2, b"internal error; mount with --foreground to see more\n")
+        return 1
+    return 0
+
+
+@contextmanager
+def mounted(
+    lower: Sequence[str | os.PathLike[str]],
+    upper: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
+    mountpoint: str | os.PathLike[str] | None = None,
+    *,
+    options: Options | None = None,
+    allow_other: bool | None = None,
+    log_file: str | os.PathLike[str] | None = None,
+) -> Iterator[Path]:
+    """Mount a union for the length of a ``with``; yields its mount point, a temporary one if none is given.
+
+    The daemon is a process of its own, so the union serves other programs, and this one, like any mount.
+    Raises OSError with the daemon's words if it cannot be mounted. At the end it is unmounted, lazily if it
+    is still in use.
+    """
+    temporary = tempfile.mkdtemp(prefix="pyunionfs-") if mountpoint is None else None
+    point = os.fspath(mountpoint if mountpoint is not None else temporary)  # type: ignore[arg-type]
+    command = [sys.executable, "-m", "pyunionfs", "mount"]
+    command += ["--lower", ":".join(escape(os.fspath(path)) for path in lower)]
+    command += ["--upper", os.fspath(upper)] if upper is not None else []
+    command += ["--work", os.fspath(work)] if work is not None else []
+    command += ["-o", ",".join(_option_words(options))] if options else []
+    command += ["--log", os.fspath(log_file)] if log_file is not None else []
+    if allow_other is not None:
+        command.append("--allow-other" if allow_other else "--no-allow-other")
+    try:
+        done = subprocess.run([*command, point], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(errno.EIO, done.stderr.strip().removeprefix("pyunionfs: "))
+        try:
+            yield Path(point)
+        finally:
+            _unmount_surely(point)
+    finally:
+        if temporary is not None:
+            os.rmdir(temporary)
+
+
+def _unmount_surely(point: str) -> None:
+    if mount.find(point) is None:
+        return  # the user of the mount has unmounted it
+    try:
+        mount.unmount(point)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        mount.unmount(point, lazy=True)
+
+
+def _option_words(options: Options) -> list[str]:
+    words = []
+    for name, value in options.items():
+        text = "on" if value is True else "off" if value is False else value
+        words.append(name if text is None else f"{name}={text}")
+    return words
+
+
+def escape(path: str) -> str:
+    """Write a path as an element of a ``:``-separated list of layers."""
+    return path.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def split_layers(text: str) -> list[str]:
+    """Split ``a:b:c`` at its colons; ``\\:`` is a colon of a path, ``\\\\`` a backslash.
+
+    Raises OSError(EINVAL) for an empty element.
+    """
+    layers, current, chars = [], "", iter(text)
+    for char in chars:
+        if char == "\\":
+            current += next(chars, "\\")
+        elif char == ":":
+            layers.append(current)
+            current = ""
+        else:
+            current += char
+    layers.append(current)
+    if not all(layers):
+        raise OSError(errno.EINVAL, f"empty layer in {text!r} (write a colon of a path as \\:)")
+    return layers

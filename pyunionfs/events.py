@@ -1,0 +1,35 @@
+"""What the core tells whoever listens: the moments in which a union filesystem does what makes it one.
+
+Teaching views, logs and tests subscribe; with no listener an event costs one truth test. Paths are those of
+the merged view, relative to its root.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CopyUp:
+    """An object of a lower layer now has its own copy in the upper directory."""
+
+    path: bytes
+    size: int  # bytes of data that were copied
+    layer: int  # where it was copied from; 0 is the topmost layer
+
+
+@dataclass(frozen=True, slots=True)
+class Whiteout:
+    """A name of a lower layer is now hidden."""
+
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A directory now hides those of the same name below it."""
+
+    path: bytes
+
+
+Event = CopyUp | Whiteout | Opaque
+Listener = Callable[[Event], None]

@@ -1,0 +1,136 @@
+"""The system calls that Python's ``os`` module lacks, each as one small function.
+
+Only home of ``ctypes`` outside ``transport/devfuse``. Every function raises the plain ``OSError`` of the
+call that failed; names and flags are those of the manual pages (section 2). This module knows nothing of
+overlays: it would serve any program.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# linux/fs.h
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+FICLONE = 0x40049409
+FS_IOC_GETFSUUID = 0x80111500
+
+# fcntl.h, linux/fcntl.h
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_FOLLOW = 0x400
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# linux/mount.h
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MNT_DETACH = 2
+
+# These two have the same number on every architecture (those from 424 on are shared).
+_SYS_OPEN_TREE = 428
+_SYS_OPENAT2 = 437
+
+_OPEN_HOW = struct.Struct("=QQQ")
+_FILE_HANDLE = struct.Struct("=Ii")
+_MAX_HANDLE_SZ = 128
+
+
+def _check(result: int, *paths: bytes) -> int:
+    """Turn libc's -1 into the OSError of errno."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), *paths[:1])
+    return result
+
+
+def renameat2(old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int) -> None:
+    """Rename with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT: see renameat2(2)."""
+    _check(_libc.renameat2(old_dir, old, new_dir, new, flags), old)
+
+
+def openat2(dir_fd: int, path: bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
+    """Open below ``dir_fd`` with the RESOLVE_* limits of openat2(2); the descriptor is close-on-exec."""
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+    return _check(
+        _libc.syscall(ctypes.c_long(_SYS_OPENAT2), dir_fd, ctypes.c_char_p(path), how, ctypes.c_size_t(len(how))),
+        path,
+    )
+
+
+def open_tree(dir_fd: int, path: bytes, flags: int) -> int:
+    """Open or clone a mount: see open_tree(2). EPERM without CAP_SYS_ADMIN in the mount namespace's owner."""
+    return _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_OPEN_TREE),
+            dir_fd,
+            ctypes.c_char_p(path),
+            ctypes.c_uint(flags | OPEN_TREE_CLOEXEC),
+        ),
+        path,
+    )
+
+
+def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes) -> None:
+    """See mount(2)."""
+    _check(
+        _libc.mount(
+            ctypes.c_char_p(source),
+            ctypes.c_char_p(target),
+            ctypes.c_char_p(fstype),
+            ctypes.c_ulong(flags),
+            ctypes.c_char_p(data),
+        ),
+        target,
+    )
+
+
+def umount2(target: bytes, flags: int) -> None:
+    """See umount2(2)."""
+    _check(_libc.umount2(ctypes.c_char_p(target), flags), target)
+
+
+def name_to_handle_at(dir_fd: int, path: bytes, flags: int = 0) -> tuple[int, bytes]:
+    """Return ``(type, handle)`` of a file without following a symlink: see name_to_handle_at(2).
+
+    Raises EOPNOTSUPP where the filesystem has no handles.
+    """
+    buffer = ctypes.create_string_buffer(_FILE_HANDLE.pack(_MAX_HANDLE_SZ, 0), _FILE_HANDLE.size + _MAX_HANDLE_SZ)
+    mount_id = ctypes.c_int()
+    _check(_libc.name_to_handle_at(dir_fd, ctypes.c_char_p(path), buffer, ctypes.byref(mount_id), flags), path)
+    size, kind = _FILE_HANDLE.unpack_from(buffer.raw)
+    return kind, buffer.raw[_FILE_HANDLE.size : _FILE_HANDLE.size + size]
+
+
+def open_by_handle_at(mount_fd: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open by the handle of :func:`name_to_handle_at`; needs CAP_DAC_READ_SEARCH; ESTALE when it is gone."""
+    return _check(
+        _libc.open_by_handle_at(mount_fd, _FILE_HANDLE.pack(len(handle), kind) + handle, flags | os.O_CLOEXEC)
+    )
+
+
+def ficlone(target: int, source: int) -> None:
+    """Share the data of ``source`` with ``target``: see ioctl_ficlone(2)."""
+    fcntl.ioctl(target, FICLONE, source)
+
+
+def filesystem_uuid(fd: int) -> bytes | None:
+    """The 16-byte UUID of the filesystem of ``fd`` (FS_IOC_GETFSUUID, Linux 6.9), None where there is none."""
+    buffer = bytearray(17)
+    try:
+        fcntl.ioctl(fd, FS_IOC_GETFSUUID, buffer)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF):
+            return None
+        raise
+    return bytes(buffer[1:]) if buffer[0] == 16 else None

@@ -1,0 +1,68 @@
+"""Attributes: getattr, setattr, readlink, statfs (ovl_getattr, ovl_setattr in inode.c; super.c)."""
+
+import os
+import stat
+
+from ..vfs import Attr, Caller, SetAttr, Statfs
+from .file import truncate
+from .inode import Inode, map_ino
+from .super import Superblock
+
+
+def getattr(sb: Superblock, inode: Inode) -> Attr:
+    """What stat(2) shows: the attributes of the topmost backing object, with the union's numbers."""
+    real = inode.real
+    st = real.stat()
+    mode = st.st_mode
+    if inode.is_dir:
+        nlink = 0 if inode.unlinked else 1 if inode.is_merge else st.st_nlink
+    else:  # what is whited out still has its name in the lower layer
+        nlink = 0 if inode.unlinked and inode.upper is None else st.st_nlink
+    return Attr(
+        inode.ino,
+        inode.const_ino or map_ino(real, st.st_ino),
+        mode,
+        nlink,
+        st.st_uid,
+        st.st_gid,
+        st.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+        st.st_size,
+        st.st_blocks,
+        st.st_atime_ns,
+        st.st_mtime_ns,
+        st.st_ctime_ns,
+    )
+
+
+def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> None:
+    """Change attributes of an inode that has been copied up."""
+    upper = inode.upper
+    assert upper is not None
+    if changes.size is not None:
+        truncate(sb, inode, changes.size, caller)
+    if changes.uid is not None or changes.gid is not None:
+        upper.chown(-1 if changes.uid is None else changes.uid, -1 if changes.gid is None else changes.gid)
+    if changes.mode is not None:
+        upper.chmod(stat.S_IMODE(changes.mode))
+    if changes.atime_ns is not None or changes.mtime_ns is not None:
+        st = upper.stat()
+        upper.utime(
+            st.st_atime_ns if changes.atime_ns is None else changes.atime_ns,
+            st.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
+        )
+
+
+def statfs(sb: Superblock) -> Statfs:
+    """The room of the upper filesystem, or of the top layer's where the union is read-only (ovl_statfs)."""
+    st = os.fstatvfs(sb.layers[0].root.fd)
+    return Statfs(
+        st.f_bsize,
+        st.f_frsize,
+        st.f_blocks,
+        st.f_bfree,
+        st.f_bavail,
+        st.f_files,
+        st.f_ffree,
+        st.f_favail,
+        st.f_namemax,
+    )

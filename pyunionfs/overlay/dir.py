@@ -1,0 +1,281 @@
+"""Changing what names a directory has: create, link, unlink, rmdir (fs/overlayfs/dir.c).
+
+All of this runs under the namespace lock. Parents are copied up here (they are directories, so it is short);
+a file that is to be linked has been copied up before.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .. import events, linux
+from ..vfs import Caller
+from . import marks
+from .copy_up import copy_up
+from .inode import Inode
+from .layer import Backing
+from .lookup import Probe, check_name, find
+from .merge import Kind
+from .readdir import is_empty
+from .super import Superblock
+
+_ACL_DEFAULT = "system.posix_acl_default"
+Make = Callable[[int, bytes], None]
+"""Makes the bare object at ``(dir_fd, name)``."""
+
+
+# -- what is there -----------------------------------------------------------------------------------------
+
+
+def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
+    """What the upper directory itself has under a name."""
+    if parent.upper is None:
+        return Kind.ABSENT
+    return next(Probe(sb.marks, [parent.upper], name, parent.xattr_whiteouts).findings())
+
+
+def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
+    """Whether the name would show through from below without its upper object (ovl_lower_positive)."""
+    for kind in Probe(sb.marks, parent.lower, name, parent.xattr_whiteouts).findings():
+        if kind is not Kind.ABSENT:
+            return kind is not Kind.WHITEOUT
+    return False
+
+
+# -- create ------------------------------------------------------------------------------------------------
+
+
+def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make) -> Inode:
+    """Make an object by ``make`` with the given mode (type and permissions) and its owner (ovl_create_object).
+
+    Returns its inode. Raises EEXIST, ENOENT in a removed directory, EROFS.
+    """
+    upper = _prepare(sb, parent, name)
+    _, workdir = sb.writable()
+    is_dir = stat.S_ISDIR(mode)
+    if upper_kind(sb, parent, name) is not Kind.WHITEOUT:
+        dir_fd = upper.dir_fd()
+        make(dir_fd, name)
+        new = upper.child(name)
+        try:
+            _own(new, upper.stat(), mode, caller)
+        except BaseException:
+            (os.rmdir if is_dir else os.unlink)(name, dir_fd=dir_fd)
+            raise
+    else:
+        with _stage(sb, upper) as stage:
+            make(stage.dir_fd(), name)
+            new = stage.child(name)
+            _own(new, upper.stat(), mode, caller)
+            if is_dir:
+                new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+                sb.emit(events.Opaque(_join(parent, name)))
+            workdir.install(new, upper, name, linux.RENAME_EXCHANGE if is_dir else 0)
+    return _new_inode(sb, parent, name, new, mode)
+
+
+def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
+    """Check that a name is free; returns the upper directory it is to be made in."""
+    sb.writable()
+    check_name(name)
+    if find(sb, parent, name) is not None:
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    if parent.unlinked:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    copy_up(sb, parent)
+    assert parent.upper is not None
+    return parent.upper
+
+
+@contextmanager
+def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
+    """A directory in the work directory that hands on to what is made in it what ``upper`` would: the
+    filesystem itself then works out inherited ACLs (in place of ovl_set_upper_acl)."""
+    _, workdir = sb.writable()
+    with workdir.temp() as stage:
+        dir_fd, name = stage.at()
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+        acl = upper.find_xattr(_ACL_DEFAULT)
+        if acl is not None:
+            stage.setxattr(_ACL_DEFAULT, acl)
+        try:
+            yield stage
+        finally:
+            stage.drop()
+
+
+def _own(new: Backing, parent: os.stat_result, mode: int, caller: Caller) -> None:
+    """Give a new object the owner that the caller would have given it (inode_init_owner)."""
+    st = new.stat()
+    gid = parent.st_gid if parent.st_mode & stat.S_ISGID else caller.gid
+    if (st.st_uid, st.st_gid) != (caller.uid, gid):
+        new.chown(caller.uid, gid)
+    special = mode & 0o7000
+    if stat.S_ISDIR(mode) and parent.st_mode & stat.S_ISGID:
+        special |= stat.S_ISGID
+    if special and not stat.S_ISLNK(mode):  # chown clears them, and mkdir ignores them
+        new.chmod(stat.S_IMODE(new.stat().st_mode) & 0o777 | special)
+
+
+def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
+    inode = Inode(parent, name, stat.S_IFMT(mode))
+    inode.upper = upper
+    sb.table.add(inode, upper.stat().st_ino)
+    return inode
+
+
+def _join(parent: Inode, name: bytes) -> bytes:
+    path = parent.path()
+    return path + b"/" + name if path else name
+
+
+# -- link --------------------------------------------------------------------------------------------------
+
+
+def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
+    """Give an inode, copied up already, one more name (ovl_link)."""
+    upper = _prepare(sb, parent, name)
+    _, workdir = sb.writable()
+    source = inode.upper
+    assert source is not None
+    if inode.unlinked:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+    def make_link(target: Backing) -> None:
+        (src_fd, src_name), (dst_fd, dst_name) = source.at(), target.at()
+        os.link(src_name, dst_name, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
+
+    if upper_kind(sb, parent, name) is Kind.WHITEOUT:
+        with workdir.temp() as temp:
+            make_link(temp)
+            workdir.install(temp, upper, name)
+    else:
+        make_link(upper.child(name))
+    sb.table.remember_link(inode, source.stat().st_ino)
+    sb.table.add_name(inode, parent, name)
+
+
+# -- remove ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Iterator[None]:
+    """Around the system call by which an inode loses a name.
+
+    Who still holds the inode keeps its backing object: by another of its names, or pinned by a descriptor.
+    If the call fails, nothing has changed.
+    """
+    upper = inode.upper
+    others = (inode.aliases or set()) - {(parent, name)}
+    before = (upper.parent, upper.name, upper.fd) if upper is not None else None
+    if upper is not None and others:
+        other_parent, other_name = next(iter(others))
+        if (upper.parent, upper.name) == (parent.upper, name):
+            upper.parent, upper.name = other_parent.upper, other_name
+    elif upper is not None:
+        upper.pin()
+    try:
+        yield
+    except BaseException:
+        if upper is not None and before is not None:
+            if before[2] < 0:
+                upper.drop()
+            upper.parent, upper.name = before[0], before[1]
+        raise
+    if others:
+        assert inode.aliases is not None
+        inode.aliases.discard((parent, name))
+        if (inode.parent, inode.name) == (parent, name):
+            inode.parent, inode.name = next(iter(others))
+    else:
+        inode.unlinked = True
+    if parent.children_of().get(name) is inode:
+        del parent.children_of()[name]
+    release(sb, inode, 0)
+
+
+def release(sb: Superblock, inode: Inode, count: int) -> None:
+    """Take back lookup counts, and close what nobody holds any more."""
+    for dropped in sb.table.forget(inode, count):
+        sb.files.discard(dropped)
+        for backing in (dropped.upper, *dropped.lower):
+            if backing is not None:
+                backing.drop()
+
+
+def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
+    """Remove a name of anything but a directory (ovl_unlink)."""
+    inode = _removable(sb, parent, name)
+    if inode.is_dir:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    assert parent.upper is not None
+    if not lower_positive(sb, parent, name):
+        with losing_name(sb, inode, parent, name):
+            os.unlink(name, dir_fd=parent.upper.dir_fd())
+        return
+    _, workdir = sb.writable()
+    with losing_name(sb, inode, parent, name):
+        workdir.whiteout(parent.upper, name, replace=inode.upper is not None)
+    sb.emit(events.Whiteout(_join(parent, name)))
+
+
+def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
+    """Remove an empty directory; whiteouts in it do not count (ovl_rmdir)."""
+    inode = _removable(sb, parent, name)
+    if not inode.is_dir:
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+    if not is_empty(sb, inode):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+    assert parent.upper is not None
+    _, workdir = sb.writable()
+    if not lower_positive(sb, parent, name):
+        with losing_name(sb, inode, parent, name):
+            remove_upper_dir(sb, parent.upper, name)
+        return
+    with losing_name(sb, inode, parent, name):
+        workdir.whiteout(parent.upper, name, replace=inode.upper is not None, directory=True)
+    sb.emit(events.Whiteout(_join(parent, name)))
+
+
+def _removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
+    """The inode of a name that is to be removed, with its parent copied up."""
+    sb.writable()
+    inode = find(sb, parent, name)
+    if inode is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    copy_up(sb, parent)
+    return inode
+
+
+def remove_upper_dir(sb: Superblock, upper: Backing, name: bytes) -> None:
+    """Remove a directory of the upper layer that holds nothing, or stale whiteouts only."""
+    _, workdir = sb.writable()
+    dir_fd = upper.dir_fd()
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        workdir.discard(upper, name)
+
+
+def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
+    """Replace a merged directory that shows nothing by an empty opaque one, so that it can be renamed over
+    (ovl_clear_empty)."""
+    old = inode.upper
+    assert old is not None and old.parent is not None
+    _, workdir = sb.writable()
+    st = old.stat()
+    parent, name = old.parent, old.name
+    with workdir.temp() as temp:
+        dir_fd, temp_name = temp.at()
+        os.mkdir(temp_name, 0o700, dir_fd=dir_fd)
+        temp.chown(st.st_uid, st.st_gid)
+        temp.chmod(stat.S_IMODE(st.st_mode))
+        temp.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+        temp.utime(st.st_atime_ns, st.st_mtime_ns)
+        workdir.install(temp, parent, name, linux.RENAME_EXCHANGE)
+        old.drop()
+        inode.upper, inode.lower = temp, ()

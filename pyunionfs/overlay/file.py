@@ -1,0 +1,182 @@
+"""Data: reading and writing by inode, on backing files opened on demand (fs/overlayfs/file.c).
+
+The kernel opens a backing file for each open file, and has to look again after a copy-up. Here a backing
+file belongs to the inode: a copy-up swaps it, and whoever reads next reads the copy. Descriptors are kept in
+a bounded LRU; one that is in use, or that could not be opened again, is not closed to make room.
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..vfs import Caller
+from .inode import Inode
+
+if TYPE_CHECKING:
+    from .super import Superblock
+
+_MAY_REOPEN_ANYTHING = os.geteuid() == 0
+WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+
+class _Open:
+    __slots__ = ("fd", "stale", "users", "writable")
+
+    def __init__(self, fd: int, writable: bool) -> None:
+        self.fd = fd
+        self.writable = writable
+        self.users = 0
+        self.stale = False  # no longer in the LRU: to be closed by its last user
+
+
+class OpenFiles:
+    """The backing files that are open: one an inode, about ``budget`` of them."""
+
+    def __init__(self, sb: "Superblock", budget: int) -> None:
+        self._sb = sb
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Inode, _Open] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def use(self, inode: Inode, *, write: bool) -> Iterator[int]:
+        """A descriptor of the inode's backing file for the duration of a ``with``."""
+        entry = self._acquire(inode, write)
+        try:
+            yield entry.fd
+        finally:
+            self._release(entry)
+
+    def put(self, inode: Inode, fd: int, *, writable: bool) -> None:
+        """Hand in a descriptor that is open already, as after a create or a copy-up."""
+        self.discard(inode)
+        with self._lock:
+            self._open[inode] = _Open(fd, writable)
+            self._evict()
+
+    def discard(self, inode: Inode) -> None:
+        """Let go of an inode's descriptor: it is forgotten, or its backing file is another one now."""
+        with self._lock:
+            entry = self._open.pop(inode, None)
+            if entry is not None:
+                self._retire(entry)
+
+    def close(self) -> None:
+        with self._lock:
+            for entry in self._open.values():
+                self._retire(entry)
+            self._open.clear()
+
+    def _acquire(self, inode: Inode, write: bool) -> _Open:
+        with self._lock:
+            entry = self._open.get(inode)
+            if entry is not None and (entry.writable or not write):
+                self._open.move_to_end(inode)
+                entry.users += 1
+                return entry
+        with self._sb.lock:
+            fd, writable = self._open_backing(inode, write)
+            self.put(inode, fd, writable=writable)
+            with self._lock:
+                entry = self._open[inode]
+                entry.users += 1
+                return entry
+
+    def _open_backing(self, inode: Inode, write: bool) -> tuple[int, bool]:
+        if inode.upper is not None:
+            if write:
+                return inode.upper.open(os.O_RDWR), True
+            return inode.upper.open(os.O_RDONLY), False
+        assert not write, "written before it was copied up"
+        try:  # like the kernel, leave the lower layer's atime alone; only an owner may ask for that
+            return inode.lower[0].open(os.O_RDONLY | os.O_NOATIME), False
+        except PermissionError:
+            return inode.lower[0].open(os.O_RDONLY), False
+
+    def _release(self, entry: _Open) -> None:
+        with self._lock:
+            entry.users -= 1
+            if entry.stale and not entry.users:
+                os.close(entry.fd)
+
+    def _retire(self, entry: _Open) -> None:
+        if entry.users:
+            entry.stale = True
+        else:
+            os.close(entry.fd)
+
+    def _evict(self) -> None:
+        if len(self._open) <= self._budget:
+            return
+        for inode, entry in list(self._open.items()):
+            # A file that was created read-only and is still being written can be opened again by root alone.
+            if entry.users or (inode.opens and not _MAY_REOPEN_ANYTHING):
+                continue
+            del self._open[inode]
+            os.close(entry.fd)
+            if len(self._open) <= self._budget:
+                return
+
+
+def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
+    """Up to ``size`` bytes; fewer only at the end of the file."""
+    with sb.files.use(inode, write=False) as fd:
+        return os.pread(fd, size, offset)
+
+
+def write(
+    sb: "Superblock", inode: Inode, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool
+) -> int:
+    """Write to the copy in the upper layer; returns the number of bytes written."""
+    with sb.files.use(inode, write=True) as fd:
+        if kill_suid:
+            drop_suid(fd)
+        if sync:
+            return os.pwritev(fd, [data], offset, os.RWF_DSYNC)
+        return os.pwrite(fd, data, offset)
+
+
+def truncate(sb: "Superblock", inode: Inode, size: int, caller: Caller) -> None:
+    """Set the size; a caller without CAP_FSETID loses the file its setuid bit."""
+    with sb.files.use(inode, write=True) as fd:
+        os.ftruncate(fd, size)
+        if caller.uid != 0:
+            drop_suid(fd)
+
+
+def fsync(sb: "Superblock", inode: Inode, *, data_only: bool) -> None:
+    """Force what was written to disk; a lower object has nothing to force."""
+    if inode.upper is None:
+        return
+    if inode.is_dir:
+        with sb.lock:
+            fd = inode.upper.open(os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return
+    with sb.files.use(inode, write=False) as fd:
+        (os.fdatasync if data_only else os.fsync)(fd)
+
+
+def drop_suid(fd: int) -> None:
+    """Clear the bits that a write by an ordinary user clears (setattr_should_drop_suidgid). Root's daemon
+    has CAP_FSETID, so the backing filesystem would keep them."""
+    mode = os.fstat(fd).st_mode
+    kill = mode & 0o4000
+    if mode & 0o2010 == 0o2010:
+        kill |= 0o2000
+    if kill:
+        try:
+            os.fchmod(fd, mode & 0o7777 & ~kill)
+        except OSError as error:
+            if error.errno != errno.EPERM:  # a file of somebody else: its own kernel clears the bits then
+                raise

@@ -1,0 +1,261 @@
+"""The union filesystem as :class:`vfs.Operations`: one short method a request, each leading to its verb.
+
+Everything that touches names runs under the namespace lock. What may copy a file's data runs before it,
+because the order of locks is: an inode's copy lock, then the namespace lock.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+
+from ..events import Listener
+from ..vfs import ROOT, Attr, Caller, DirEntry, Ino, SetAttr, Statfs
+from . import attr, dir, file, params, readdir, rename, xattrs
+from .copy_up import copy_up
+from .inode import Inode
+from .lookup import find, lookup
+from .marks import USER
+from .super import Superblock
+
+_SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class Overlay:
+    """A union of directories, usable in process or by a transport.
+
+    ``lower`` are the read-only layers, top to bottom; ``upper`` takes the changes, and without it the union
+    is read-only (EROFS); ``work`` is a directory on the filesystem of ``upper``, by default a hidden sibling
+    of it. ``options`` are mount options by their kernel names (:mod:`pyunionfs.overlay.params`).
+
+    Raises ``OSError`` with a sentence: ENOENT, ENOTDIR, ELOOP, EINVAL or EBUSY (:mod:`.super`).
+    """
+
+    def __init__(
+        self,
+        lower: Sequence[Path],
+        upper: Path | None = None,
+        work: Path | None = None,
+        *,
+        options: Mapping[str, str | bool | None] | None = None,
+    ) -> None:
+        self.sb = Superblock(
+            [os.fsencode(path) for path in lower],
+            None if upper is None else os.fsencode(upper),
+            None if work is None else os.fsencode(work),
+            params.parse(options or {}),
+        )
+        self._add_root()
+
+    def _add_root(self) -> None:
+        sb = self.sb
+        root = Inode(None, b"", stat.S_IFDIR)
+        root.upper = sb.upper.root if sb.upper is not None else None
+        root.lower = tuple(layer.root for layer in sb.lower)
+        root.impure = root.upper is not None and root.upper.find_xattr(sb.marks.impure) == b"y"
+        root.xattr_whiteouts = any(layer.root.find_xattr(sb.marks.opaque) == b"x" for layer in sb.layers)
+        root.const_ino = root.lower[0].stat().st_ino if len({layer.fsid for layer in sb.layers}) == 1 else 0
+        sb.table.add_root(root)
+
+    def __enter__(self) -> "Overlay":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every descriptor and give up the locks."""
+        with self.sb.lock:
+            self.sb.close()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have every :mod:`pyunionfs.events` event passed to ``listener``, synchronously."""
+        self.sb.listeners.append(listener)
+
+    @property
+    def stale(self) -> Callable[[Ino], None] | None:
+        """See :class:`pyunionfs.vfs.Operations`."""
+        return self.sb.stale
+
+    @stale.setter
+    def stale(self, callback: Callable[[Ino], None] | None) -> None:
+        self.sb.stale = callback
+
+    @property
+    def root(self) -> Inode:
+        """The inode of the root."""
+        return self.sb.table[ROOT]
+
+    @property
+    def work_path(self) -> str | None:
+        """The work directory, None in a read-only union."""
+        return os.path.abspath(os.fsdecode(self.sb.work)) if self.sb.work is not None else None
+
+    @property
+    def uses_user_xattrs(self) -> bool:
+        """Whether the marks are kept in user.overlay.* rather than trusted.overlay.*."""
+        return self.sb.marks is USER
+
+    # -- finding ---------------------------------------------------------------------------------------
+
+    def lookup(self, parent: Ino, name: bytes) -> Attr:
+        with self.sb.lock:
+            return self._hold(lookup(self.sb, self.sb.table[parent], name))
+
+    def forget(self, ino: Ino, count: int) -> None:
+        with self.sb.lock:
+            dir.release(self.sb, self.sb.table[ino], count)
+
+    def parent(self, ino: Ino) -> Ino:
+        parent = self.sb.table[ino].parent
+        return parent.ino if parent is not None else ino
+
+    def readdir(self, ino: Ino) -> Sequence[DirEntry]:
+        with self.sb.lock:
+            return readdir.readdir(self.sb, self.sb.table[ino])
+
+    def _hold(self, inode: Inode) -> Attr:
+        attributes = attr.getattr(self.sb, inode)
+        inode.lookups += 1
+        return attributes
+
+    # -- attributes ------------------------------------------------------------------------------------
+
+    def getattr(self, ino: Ino) -> Attr:
+        with self.sb.lock:
+            return attr.getattr(self.sb, self.sb.table[ino])
+
+    def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
+        inode = self.sb.table[ino]
+        copy_up(self.sb, inode, size=changes.size)
+        with self.sb.lock:
+            attr.setattr(self.sb, inode, changes, caller)
+            return attr.getattr(self.sb, inode)
+
+    def readlink(self, ino: Ino) -> bytes:
+        with self.sb.lock:
+            return self.sb.table[ino].real.readlink()
+
+    def statfs(self) -> Statfs:
+        return attr.statfs(self.sb)
+
+    def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        return xattrs.get(self.sb, self.sb.table[ino], os.fsdecode(name))
+
+    def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int) -> None:
+        xattrs.set_(self.sb, self.sb.table[ino], os.fsdecode(name), value, flags)
+
+    def listxattr(self, ino: Ino) -> list[bytes]:
+        return [os.fsencode(name) for name in xattrs.names(self.sb, self.sb.table[ino])]
+
+    def removexattr(self, ino: Ino, name: bytes) -> None:
+        xattrs.remove(self.sb, self.sb.table[ino], os.fsdecode(name))
+
+    # -- names -----------------------------------------------------------------------------------------
+
+    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
+        def make(dir_fd: int, at: bytes) -> None:
+            os.mknod(at, mode, rdev, dir_fd=dir_fd)
+
+        with self.sb.lock:
+            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        def make(dir_fd: int, at: bytes) -> None:
+            os.mkdir(at, stat.S_IMODE(mode), dir_fd=dir_fd)
+
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        with self.sb.lock:
+            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        def make(dir_fd: int, at: bytes) -> None:
+            os.symlink(target, at, dir_fd=dir_fd)
+
+        mode = stat.S_IFLNK | 0o777
+        with self.sb.lock:
+            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+
+    def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        fds: list[int] = []
+
+        def make(dir_fd: int, at: bytes) -> None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fds.append(os.open(at, flags, stat.S_IMODE(mode), dir_fd=dir_fd))
+
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        with self.sb.lock:
+            try:
+                inode = dir.create(self.sb, self.sb.table[parent], name, mode, caller, make)
+            except BaseException:
+                for fd in fds:
+                    os.close(fd)
+                raise
+            self.sb.files.put(inode, fds[0], writable=True)
+            inode.opens += 1
+            return self._hold(inode)
+
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
+        inode = self.sb.table[ino]
+        copy_up(self.sb, inode)
+        with self.sb.lock:
+            dir.link(self.sb, inode, self.sb.table[parent], name)
+            return self._hold(inode)
+
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        with self.sb.lock:
+            dir.unlink(self.sb, self.sb.table[parent], name)
+
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        with self.sb.lock:
+            dir.rmdir(self.sb, self.sb.table[parent], name)
+
+    def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
+        table = self.sb.table
+        while True:
+            with self.sb.lock:
+                old, new = rename.check(self.sb, table[parent], name, table[new_parent], new_name, flags)
+                moving = [old, new] if flags & rename.EXCHANGE and new is not None else [old]
+                if all(inode.upper is not None for inode in moving):
+                    rename.rename(self.sb, table[parent], name, table[new_parent], new_name, flags)
+                    return
+            for inode in moving:  # then look again: the names may have changed meanwhile
+                copy_up(self.sb, inode)
+
+    # -- data ------------------------------------------------------------------------------------------
+
+    def open(self, ino: Ino, flags: int, caller: Caller) -> None:
+        inode = self.sb.table[ino]
+        if flags & file.WRITE_FLAGS:
+            truncating = bool(flags & os.O_TRUNC)
+            copy_up(self.sb, inode, size=0 if truncating else None)
+            if truncating:
+                file.truncate(self.sb, inode, 0, caller)
+        inode.opens += 1
+
+    def release(self, ino: Ino) -> None:
+        self.sb.table[ino].opens -= 1
+
+    def read(self, ino: Ino, offset: int, size: int) -> bytes:
+        return file.read(self.sb, self.sb.table[ino], offset, size)
+
+    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
+        inode = self.sb.table[ino]
+        if inode.upper is None:
+            copy_up(self.sb, inode)
+        return file.write(self.sb, inode, offset, data, kill_suid=kill_suid, sync=sync)
+
+    def fsync(self, ino: Ino, *, data_only: bool) -> None:
+        file.fsync(self.sb, self.sb.table[ino], data_only=data_only)
+
+    def slow(self, ino: Ino, name: bytes | None = None) -> bool:
+        with self.sb.lock:
+            inode: Inode | None = self.sb.table[ino]
+            if name is not None and inode is not None:
+                inode = find(self.sb, inode, name)
+            if inode is None or inode.upper is not None or not stat.S_ISREG(inode.type):
+                return False
+            return self.sb.is_copying(inode) or inode.lower[0].stat().st_size > _SLOW_COPY

@@ -1,0 +1,181 @@
+"""Inodes of the union, the table of those that the kernel knows, and what number people see.
+
+An :class:`Inode` ties an object of the merged view to its backing objects: ``upper``, absent until copy-up,
+and ``lower``, top to bottom (several only for a merged directory). Kernel: struct ovl_inode,
+fs/overlayfs/inode.c.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from ..vfs import ROOT, Ino
+from .layer import Backing
+
+_FSID_SHIFT = 56  # room for 255 filesystems above the numbers that local filesystems use
+_VIRTUAL = 1 << 63  # handles from here on are no st_ino of anything
+
+
+class Inode:
+    """One object of the merged view."""
+
+    __slots__ = (
+        "aliases",
+        "children",
+        "const_ino",
+        "impure",
+        "ino",
+        "link_key",
+        "lookups",
+        "lower",
+        "name",
+        "opens",
+        "parent",
+        "type",
+        "unlinked",
+        "upper",
+        "xattr_whiteouts",
+    )
+
+    def __init__(self, parent: "Inode | None", name: bytes, kind: int) -> None:
+        self.ino = Ino(0)
+        self.type = kind  # S_IFMT bits
+        self.parent = parent
+        self.name = name
+        self.upper: Backing | None = None
+        self.lower: tuple[Backing, ...] = ()
+        self.const_ino = 0  # st_ino that must not change by copy-up (OVL_CONST_INO); 0: that of the backing
+        self.lookups = 0  # how often the kernel was told of it and did not yet forget
+        self.opens = 0
+        self.unlinked = False
+        # A directory's children that are in the table; None for everything else.
+        self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(kind) else None
+        self.aliases: set[tuple[Inode, bytes]] | None = None  # all known names, where there are several
+        self.link_key: tuple[int, int] | None = None  # of an upper object with several names
+        self.impure = False  # a directory whose upper children may have an origin
+        self.xattr_whiteouts = False  # a directory marked opaque=x in some layer
+
+    @property
+    def is_dir(self) -> bool:
+        return self.children is not None
+
+    @property
+    def real(self) -> Backing:
+        """The topmost backing object: what attributes and data are taken from (ovl_path_real)."""
+        return self.upper if self.upper is not None else self.lower[0]
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it is made of several directories (OVL_TYPE_MERGE)."""
+        return self.is_dir and len(self.lower) + (self.upper is not None) > 1
+
+    @property
+    def is_merge_or_lower(self) -> bool:
+        """Whether renaming it would need a redirect (ovl_type_merge_or_lower)."""
+        return self.upper is None or bool(self.is_dir and self.lower)
+
+    def children_of(self) -> "dict[bytes, Inode]":
+        """The children of a directory. NotADirectoryError for anything else."""
+        if self.children is None:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return self.children
+
+    def path(self) -> bytes:
+        """Path in the merged view, for events and messages."""
+        names: list[bytes] = []
+        node = self
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(names))
+
+
+class InodeTable:
+    """The inodes that somebody holds: the kernel by lookup count, or a child by its parent pointer."""
+
+    def __init__(self) -> None:
+        self._by_ino: dict[Ino, Inode] = {}
+        self._hard_links: dict[tuple[int, int], Inode] = {}  # by (fsid, real st_ino)
+        self._next_virtual = _VIRTUAL
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._by_ino.values()))
+
+    def __getitem__(self, ino: Ino) -> Inode:
+        """Raises ESTALE for a number that was never handed out or is forgotten."""
+        try:
+            return self._by_ino[ino]
+        except KeyError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def add_root(self, root: Inode) -> None:
+        root.ino = ROOT
+        root.lookups = 1
+        self._by_ino[ROOT] = root
+
+    def add(self, inode: Inode, st_ino: int) -> None:
+        """Give a new inode its handle (its st_ino where nobody has it) and hang it below its parent."""
+        ino = Ino(st_ino)
+        if ino <= ROOT or ino in self._by_ino:
+            self._next_virtual += 1
+            ino = Ino(self._next_virtual)
+        inode.ino = ino
+        self._by_ino[ino] = inode
+        assert inode.parent is not None
+        inode.parent.children_of()[inode.name] = inode
+
+    def hard_link(self, backing: Backing, real_ino: int) -> Inode | None:
+        """The inode that is already known by another name of the same object."""
+        return self._hard_links.get((backing.layer.fsid, real_ino))
+
+    def remember_link(self, inode: Inode, real_ino: int) -> None:
+        """Have further names of a hard-linked object lead to this inode."""
+        if inode.link_key is None:
+            inode.link_key = (inode.real.layer.fsid, real_ino)
+            self._hard_links[inode.link_key] = inode
+        if inode.aliases is None:
+            assert inode.parent is not None
+            inode.aliases = {(inode.parent, inode.name)}
+
+    def add_name(self, inode: Inode, parent: Inode, name: bytes) -> None:
+        """Record one more name of a hard-linked inode."""
+        assert inode.aliases is not None
+        inode.aliases.add((parent, name))
+        parent.children_of()[name] = inode
+
+    def forget(self, inode: Inode, count: int) -> list[Inode]:
+        """Take back lookups; returns the inodes that nobody holds any more, for their files to be closed."""
+        inode.lookups -= count
+        dropped: list[Inode] = []
+        candidates = [inode]
+        while candidates:
+            node = candidates.pop()
+            if node.lookups > 0 or node.children or self._by_ino.get(node.ino) is not node or node.ino == ROOT:
+                continue
+            dropped.append(node)
+            candidates += self._remove(node)
+        return dropped
+
+    def _remove(self, inode: Inode) -> list[Inode]:
+        """Take an inode out; returns its parents, which may have been held by it alone."""
+        del self._by_ino[inode.ino]
+        if inode.link_key is not None:
+            del self._hard_links[inode.link_key]
+        parents: list[Inode] = []
+        for parent, name in inode.aliases or ((inode.parent, inode.name),):
+            if parent is None:
+                continue
+            if parent.children_of().get(name) is inode:
+                del parent.children_of()[name]
+            parents.append(parent)
+        return parents
+
+
+def map_ino(backing: Backing, real_ino: int) -> int:
+    """The st_ino that people see for a real one: unique over layers on several filesystems."""
+    fsid = backing.layer.fsid
+    return real_ino if fsid == 0 else real_ino ^ (fsid << _FSID_SHIFT)

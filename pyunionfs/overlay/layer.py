@@ -1,0 +1,312 @@
+"""One directory tree, and all I/O on it.
+
+A :class:`Backing` is one object in one layer: a name in a directory that is itself a Backing (struct path in
+the kernel). Every system call is made relative to a descriptor of the containing directory, on one
+component, without following a symlink, so that a hostile layer cannot lead us outside and a depth of
+thousands needs no long path. Directory descriptors are ``O_PATH`` and kept in a bounded LRU.
+
+A layer is never crossed into another mount, as in the kernel (clone_private_mount): with CAP_SYS_ADMIN its
+root is a private clone of the mount (open_tree), in which nothing else is mounted; otherwise each look-up
+is made with RESOLVE_NO_XDEV, and what lies under a foreign mount gives EXDEV.
+
+All methods that take descriptors from the LRU run under the superblock's namespace lock.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from .. import linux
+from .marks import Origin
+
+_NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | _NOFOLLOW
+
+
+class DirFds:
+    """The directories that hold an open descriptor: at most ``budget``, the longest unused closed first."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = max(budget, 16)
+        self._open: OrderedDict[Backing, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def touch(self, directory: "Backing") -> None:
+        self._open.move_to_end(directory)
+
+    def add(self, directory: "Backing") -> None:
+        self._open[directory] = None
+        if len(self._open) > self._budget:
+            oldest, _ = self._open.popitem(last=False)
+            os.close(oldest.fd)
+            oldest.fd = -1
+
+    def discard(self, directory: "Backing") -> None:
+        """Stop tracking a directory; the descriptor, if any, is the caller's now."""
+        self._open.pop(directory, None)
+
+
+class Layer:
+    """A layer's root, its place in the stack and what its filesystem is."""
+
+    __slots__ = ("_handles", "_uuid", "cloned", "dev", "fds", "fsid", "index", "path", "root", "writable")
+
+    def __init__(self, path: bytes, root_fd: int, fds: DirFds, *, cloned: bool, writable: bool = False) -> None:
+        self.path = path  # as the user knows it, for messages
+        self.index = 0  # 0 is the topmost layer
+        self.fsid = 0  # layers on one filesystem share it
+        self.dev = os.fstat(root_fd).st_dev
+        self.cloned = cloned
+        self.writable = writable
+        self.fds = fds
+        self.root = Backing(self, None, b".")
+        self.root.fd = root_fd
+        self._handles = -1  # a descriptor of the root that is not O_PATH, for the calls that need one
+        self._uuid: bytes | None = None
+
+    @classmethod
+    def open(cls, path: bytes, fds: DirFds) -> "Layer":
+        """Open a lower layer. Raises the OSError of the path."""
+        try:
+            fd = linux.open_tree(linux.AT_FDCWD, path, linux.OPEN_TREE_CLONE)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+                raise
+            return cls(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), fds, cloned=False)
+        return cls(path, fd, fds, cloned=True)
+
+    def close(self) -> None:
+        os.close(self.root.fd)
+        if self._handles >= 0:
+            os.close(self._handles)
+
+    def _handles_fd(self) -> int:
+        if self._handles < 0:
+            self._handles = os.open(b"/proc/self/fd/%d" % self.root.fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._handles
+
+    def uuid(self) -> bytes:
+        """UUID of the filesystem, zeros where it has none (uuid_is_null in ovl_fb)."""
+        if self._uuid is None:
+            self._uuid = linux.filesystem_uuid(self._handles_fd()) or bytes(16)
+        return self._uuid
+
+    def make_origin(self, backing: "Backing") -> Origin | None:
+        """The mark of an object of this layer for its copy, None where the filesystem has no handles."""
+        try:
+            return Origin(*linux.name_to_handle_at(*backing.at()), self.uuid())
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EACCES):
+                return None
+            raise
+
+    def find_origin(self, origin: Origin) -> int:
+        """st_ino of the object that a mark names; 0 if it is not here, gone, or has several names now."""
+        if origin.uuid != self.uuid():
+            return 0
+        try:
+            fd = linux.open_by_handle_at(self._handles_fd(), origin.kind, origin.handle, os.O_PATH)
+        except PermissionError:
+            return origin.plain_ino()  # without CAP_DAC_READ_SEARCH the number in the handle has to do
+        except OSError as error:
+            if error.errno in (errno.ESTALE, errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP):
+                return 0
+            raise
+        try:
+            st = os.fstat(fd)
+            return st.st_ino if st.st_nlink == 1 and st.st_dev == self.dev else 0
+        finally:
+            os.close(fd)
+
+
+class Backing:
+    """One object of a layer, by its containing directory and its name there.
+
+    ``parent`` is None for the root of a layer, and for a pinned object: one that lost its last name and is
+    held by its descriptor alone.
+    """
+
+    __slots__ = ("fd", "layer", "name", "parent")
+
+    def __init__(self, layer: Layer, parent: "Backing | None", name: bytes) -> None:
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        self.fd = -1  # O_PATH descriptor: of a directory, or of a pinned object
+
+    def child(self, name: bytes) -> "Backing":
+        """The object of that name in this directory, whether it exists or not."""
+        return Backing(self.layer, self, name)
+
+    def path(self) -> bytes:
+        """Path from the layer's root, for messages and the views."""
+        names: list[bytes] = []
+        node = self
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(names))
+
+    # -- descriptors ---------------------------------------------------------------------------------
+
+    def dir_fd(self) -> int:
+        """An O_PATH descriptor of this directory, good until the namespace lock is released."""
+        if self.fd >= 0:
+            if self.parent is not None:
+                self.layer.fds.touch(self)
+            return self.fd
+        chain = [self]
+        node = self  # the topmost that is not open
+        while (up := node.parent) is not None and up.fd < 0:
+            chain.append(up)
+            node = up
+        assert node.parent is not None, "a layer's root is always open"
+        # Only the last one is kept: so one call closes at most one other descriptor, never one just handed out.
+        fd = node.parent.fd
+        for directory in reversed(chain):
+            try:
+                opened = directory._open_at(fd, _DIRECTORY)
+            finally:
+                if directory is not node:
+                    os.close(fd)
+            fd = opened
+        self.fd = fd
+        self.layer.fds.add(self)
+        return fd
+
+    def _open_at(self, dir_fd: int, flags: int) -> int:
+        if self.layer.cloned:
+            return os.open(self.name, flags, dir_fd=dir_fd)
+        return linux.openat2(dir_fd, self.name, flags, resolve=linux.RESOLVE_NO_XDEV)
+
+    def at(self) -> tuple[int, bytes]:
+        """``(dir_fd, name)`` for the *at system calls."""
+        if self.parent is None:
+            return self.fd, b"."
+        return self.parent.dir_fd(), self.name
+
+    def proc_path(self) -> bytes:
+        """A path for the calls that have no *at form; its last component is not to be followed."""
+        fd, name = self.at()
+        return b"/proc/self/fd/%d/%s" % (fd, name)
+
+    def _is_pinned(self) -> bool:
+        return self.parent is None and self.layer.root is not self
+
+    def _pinned_path(self) -> bytes:
+        return b"/proc/self/fd/%d" % self.fd
+
+    def open(self, flags: int) -> int:
+        """Open a regular file for I/O, or a directory with O_DIRECTORY. The caller closes it."""
+        if self._is_pinned():
+            return os.open(self._pinned_path(), flags | os.O_CLOEXEC)
+        fd, name = self.at()
+        return os.open(name, flags | _NOFOLLOW, dir_fd=fd)
+
+    def pin(self) -> None:
+        """Hold the object by a descriptor, because its name is about to go away."""
+        if self._is_pinned():
+            return
+        if self.fd < 0:
+            fd, name = self.at()
+            self.fd = os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
+        self.layer.fds.discard(self)
+        self.parent = None
+
+    def drop(self) -> None:
+        """Close what this object holds open; it may be used again unless it was pinned."""
+        if self.fd >= 0 and self is not self.layer.root:
+            self.layer.fds.discard(self)
+            os.close(self.fd)
+            self.fd = -1
+
+    # -- metadata ------------------------------------------------------------------------------------
+
+    def stat(self) -> os.stat_result:
+        """lstat(2). EXDEV where another filesystem is mounted on the object."""
+        if self.fd >= 0:
+            return os.fstat(self.fd)
+        fd, name = self.at()
+        if self.layer.cloned:
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        # Looking at a mount point of our own would be a request to ourselves: so open it first, guarded.
+        probe = linux.openat2(fd, name, os.O_PATH | os.O_NOFOLLOW, resolve=linux.RESOLVE_NO_XDEV)
+        try:
+            return os.fstat(probe)
+        finally:
+            os.close(probe)
+
+    def readlink(self) -> bytes:
+        if self._is_pinned():
+            return os.readlink(b"", dir_fd=self.fd)
+        fd, name = self.at()
+        return os.readlink(name, dir_fd=fd)
+
+    def scan(self) -> "Iterator[os.DirEntry[bytes]]":
+        """The entries of this directory, without ``.`` and ``..``."""
+        with os.scandir(b"/proc/self/fd/%d" % self.dir_fd()) as entries:
+            yield from entries
+
+    def chown(self, uid: int, gid: int) -> None:
+        """lchown(2); -1 keeps an id."""
+        if self._is_pinned():
+            os.chown(self._pinned_path(), uid, gid)
+        else:
+            fd, name = self.at()
+            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+
+    def chmod(self, mode: int) -> None:
+        """chmod(2) of anything but a symlink."""
+        if self._is_pinned():
+            os.chmod(self._pinned_path(), mode)
+        else:
+            fd, name = self.at()
+            os.chmod(name, mode, dir_fd=fd)
+
+    def utime(self, atime_ns: int, mtime_ns: int) -> None:
+        if self._is_pinned():
+            os.utime(self._pinned_path(), ns=(atime_ns, mtime_ns))
+        else:
+            fd, name = self.at()
+            os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+    # -- extended attributes ---------------------------------------------------------------------------
+
+    def getxattr(self, name: str) -> bytes:
+        if self._is_pinned():
+            return os.getxattr(self._pinned_path(), name)
+        return os.getxattr(self.proc_path(), name, follow_symlinks=False)
+
+    def find_xattr(self, name: str) -> bytes | None:
+        """The value, or None if there is none or the filesystem has no such xattrs."""
+        try:
+            return self.getxattr(name)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
+
+    def listxattr(self) -> list[str]:
+        try:
+            if self._is_pinned():
+                return os.listxattr(self._pinned_path())
+            return os.listxattr(self.proc_path(), follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
+
+    def setxattr(self, name: str, value: bytes, flags: int = 0) -> None:
+        if self._is_pinned():
+            os.setxattr(self._pinned_path(), name, value, flags)
+        else:
+            os.setxattr(self.proc_path(), name, value, flags, follow_symlinks=False)
+
+    def removexattr(self, name: str) -> None:
+        if self._is_pinned():
+            os.removexattr(self._pinned_path(), name)
+        else:
+            os.removexattr(self.proc_path(), name, follow_symlinks=False)

@@ -1,0 +1,154 @@
+"""Rename and exchange (ovl_rename in fs/overlayfs/dir.c), under the namespace lock.
+
+What is renamed has been copied up before. A directory that is merged or lower cannot be moved without
+copying the tree or writing a redirect: EXDEV, on which mv(1) copies.
+"""
+
+import errno
+import os
+
+from .. import linux
+from . import marks
+from .copy_up import copy_up, mark_impure
+from .dir import clear_upper_dir, losing_name, lower_positive, upper_kind
+from .inode import Inode
+from .lookup import check_name, find, lookup
+from .merge import Kind
+from .readdir import is_empty
+from .super import Superblock
+
+EXCHANGE = linux.RENAME_EXCHANGE
+
+
+def check(
+    sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
+) -> tuple[Inode, Inode | None]:
+    """What is renamed and what is there already. Raises what can be told before anything is copied up."""
+    sb.writable()
+    if flags & ~(linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE):
+        raise _error(errno.EINVAL)
+    if flags == linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE:
+        raise _error(errno.EINVAL)
+    check_name(new_name)
+    old = lookup(sb, parent, name)
+    new = find(sb, new_parent, new_name)
+    if flags & linux.RENAME_NOREPLACE and new is not None:
+        raise _error(errno.EEXIST)
+    if _is_inside(new_parent, old):
+        raise _error(errno.EINVAL)
+    if flags & linux.RENAME_EXCHANGE:
+        if new is None:
+            raise _error(errno.ENOENT)
+        if _is_inside(parent, new):
+            raise _error(errno.EINVAL)
+        if new.is_dir and new.is_merge_or_lower:
+            raise _error(errno.EXDEV)
+    elif new is not None and new is not old and old.is_dir != new.is_dir:
+        raise _error(errno.ENOTDIR if old.is_dir else errno.EISDIR)
+    if old.is_dir and old.is_merge_or_lower:
+        raise _error(errno.EXDEV)
+    if new is not None and not flags & linux.RENAME_EXCHANGE and new.is_dir and not is_empty(sb, new):
+        raise _error(errno.ENOTEMPTY)
+    return old, new
+
+
+def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
+    """Rename; the objects that move are in the upper layer already."""
+    old, new = check(sb, parent, name, new_parent, new_name, flags)
+    if old is new:
+        return  # two names of one inode: rename(2) does nothing
+    copy_up(sb, parent)
+    copy_up(sb, new_parent)
+    if old.const_ino:
+        mark_impure(sb, new_parent)
+    if flags & linux.RENAME_EXCHANGE:
+        assert new is not None
+        _exchange(sb, (parent, name, old), (new_parent, new_name, new))
+        return
+    _make_opaque_if_merging(sb, old, new_parent)
+    if new is not None and new.is_dir and new.upper is not None and new.is_merge:
+        clear_upper_dir(sb, new)
+    elif new is not None and new.is_dir and new.upper is not None:
+        _clear_stale_whiteouts(sb, new)
+    if new is None:
+        _move(sb, parent, name, old, new_parent, new_name)
+    else:
+        with losing_name(sb, new, new_parent, new_name):
+            _move(sb, parent, name, old, new_parent, new_name)
+    _moved(sb, old, parent, name, new_parent, new_name)
+
+
+def _move(sb: Superblock, parent: Inode, name: bytes, old: Inode, new_parent: Inode, new_name: bytes) -> None:
+    """The one system call that does it, by what each place has to show afterwards."""
+    assert parent.upper is not None and new_parent.upper is not None
+    over_whiteout = upper_kind(sb, new_parent, new_name) is Kind.WHITEOUT
+    needs_whiteout = lower_positive(sb, parent, name)
+    source, target = (parent.upper.dir_fd(), name), (new_parent.upper.dir_fd(), new_name)
+    if over_whiteout and (needs_whiteout or old.is_dir):
+        linux.renameat2(*source, *target, linux.RENAME_EXCHANGE)  # the whiteout changes places with it
+        if not needs_whiteout:
+            os.unlink(name, dir_fd=source[0])
+    elif needs_whiteout:
+        linux.renameat2(*source, *target, linux.RENAME_WHITEOUT)
+    else:
+        os.rename(name, new_name, src_dir_fd=source[0], dst_dir_fd=target[0])
+
+
+def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode, bytes, Inode]) -> None:
+    (parent, name, old), (new_parent, new_name, new) = one, two
+    if new.const_ino:
+        mark_impure(sb, parent)
+    _make_opaque_if_merging(sb, old, new_parent)
+    _make_opaque_if_merging(sb, new, parent)
+    assert parent.upper is not None and new_parent.upper is not None
+    linux.renameat2(parent.upper.dir_fd(), name, new_parent.upper.dir_fd(), new_name, linux.RENAME_EXCHANGE)
+    _moved(sb, old, parent, name, new_parent, new_name)
+    _moved(sb, new, new_parent, new_name, parent, name)
+    parent.children_of()[name] = new
+    new_parent.children_of()[new_name] = old
+
+
+def _make_opaque_if_merging(sb: Superblock, moved: Inode, parent: Inode) -> None:
+    """A pure upper directory must not merge with what lies below its new place (ovl_set_opaque_xerr)."""
+    if moved.is_dir and parent.lower and moved.upper is not None:
+        if moved.upper.find_xattr(sb.marks.opaque) != marks.OPAQUE_YES:
+            try:
+                moved.upper.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            except OSError as error:
+                raise _error(errno.EXDEV if error.errno == errno.EOPNOTSUPP else error.errno or errno.EIO) from None
+
+
+def _clear_stale_whiteouts(sb: Superblock, directory: Inode) -> None:
+    """Whiteouts in a directory with nothing below serve nothing, but would make rename(2) fail."""
+    assert directory.upper is not None
+    for entry in list(directory.upper.scan()):
+        os.unlink(entry.name, dir_fd=directory.upper.dir_fd())
+
+
+def _moved(sb: Superblock, inode: Inode, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
+    """Bring an inode's names up to date."""
+    if parent.children_of().get(name) is inode:
+        del parent.children_of()[name]
+    new_parent.children_of()[new_name] = inode
+    upper = inode.upper
+    assert upper is not None
+    if inode.aliases is not None:
+        inode.aliases.discard((parent, name))
+        inode.aliases.add((new_parent, new_name))
+    if (inode.parent, inode.name) == (parent, name):
+        inode.parent, inode.name = new_parent, new_name
+    if (upper.parent, upper.name) == (parent.upper, name):
+        upper.parent, upper.name = new_parent.upper, new_name
+
+
+def _is_inside(directory: Inode, ancestor: Inode) -> bool:
+    node: Inode | None = directory
+    while node is not None:
+        if node is ancestor:
+            return True
+        node = node.parent
+    return False
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

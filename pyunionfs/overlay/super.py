@@ -1,0 +1,207 @@
+"""The superblock: what one mount consists of, opened and checked (fs/overlayfs/super.c).
+
+Opening checks what the kernel checks, and says in one sentence what is wrong: a lower layer that is used
+twice or lies in another layer, in the upper or in the work directory (ELOOP), an upper and a work directory
+that contain each other or are on different mounts (EINVAL), directories that another mount uses (EBUSY).
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .. import events, linux
+from ..vfs import Ino
+from . import marks
+from .file import OpenFiles
+from .inode import Inode, InodeTable
+from .layer import Backing, DirFds, Layer
+from .params import Params
+from .workdir import Workdir, lock_directory
+
+_RESERVE = 64  # descriptors left for everything else in the process
+
+
+class Superblock:
+    """The layers, the work directory, the options and the inodes of one union.
+
+    Two kinds of locks, taken in this order: :meth:`copying` for one inode while its data is copied, then
+    ``lock``, the namespace lock, for short system calls only.
+    """
+
+    def __init__(self, lower: Sequence[bytes], upper: bytes | None, work: bytes | None, params: Params) -> None:
+        self.params = params
+        self.lock = threading.RLock()
+        self.table = InodeTable()
+        self.listeners: list[events.Listener] = []
+        self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
+        self.upper: Layer | None = None
+        self.workdir: Workdir | None = None
+        self._held: list[int] = []  # descriptors that hold locks and mounts
+        self._copying: dict[Inode, threading.Lock] = {}
+        if upper is not None and work is None:
+            work = default_work(upper)
+        self.work = work
+        if not lower:
+            raise OSError(errno.EINVAL, "a union needs at least one lower layer")
+        budget = max(_descriptor_limit() - 2 * len(lower) - _RESERVE, 32)
+        self.fds = DirFds(budget // 3)
+        self.files = OpenFiles(self, budget // 3)
+        self.lower: list[Layer] = []
+        try:
+            for path in lower:
+                self.lower.append(_open_lower(path, self.fds))
+            if upper is not None:
+                assert work is not None
+                self._open_upper(upper, work)
+            _check_overlap(self.lower, upper, work)
+            self.marks = self._choose_namespace()
+        except BaseException:
+            self.close()
+            raise
+        self._number_layers()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers, top to bottom."""
+        return ([self.upper] if self.upper is not None else []) + self.lower
+
+    def writable(self) -> tuple[Layer, Workdir]:
+        """The upper layer and its work directory. EROFS where the union has none."""
+        if self.upper is None or self.workdir is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.upper, self.workdir
+
+    def emit(self, event: events.Event) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+    @contextmanager
+    def copying(self, inode: Inode) -> Iterator[None]:
+        """Hold the lock under which the data of one inode is copied."""
+        with self.lock:
+            lock = self._copying.setdefault(inode, threading.Lock())
+        with lock:
+            yield
+        with self.lock:
+            if not lock.locked():
+                self._copying.pop(inode, None)
+
+    def is_copying(self, inode: Inode) -> bool:
+        return inode in self._copying
+
+    def close(self) -> None:
+        self.files.close()
+        for inode in self.table:
+            for backing in (inode.upper, *inode.lower):
+                if backing is not None:
+                    backing.drop()
+        if self.workdir is not None:
+            self.workdir.close()
+        for layer in self.layers:
+            layer.close()
+        for fd in self._held:
+            os.close(fd)
+        self.lower, self.upper, self.workdir, self._held = [], None, None, []
+
+    # -- opening -------------------------------------------------------------------------------------
+
+    def _open_upper(self, upper: bytes, work: bytes) -> None:
+        upper_real, work_real = os.path.realpath(upper), os.path.realpath(work)
+        if _contains(upper_real, work_real) or _contains(work_real, upper_real):
+            raise OSError(errno.EINVAL, "the work and the upper directory must be separate subtrees")
+        top = os.path.commonpath([upper_real, work_real])
+        base = Layer.open(top, self.fds)  # one clone for both, or nothing could be renamed between them
+        self._held.append(base.root.fd)
+        upper_fd = _open_below(base, os.path.relpath(upper_real, top), upper)
+        self.upper = Layer(upper, upper_fd, self.fds, cloned=base.cloned, writable=True)
+        work_fd = _open_below(base, os.path.relpath(work_real, top), work)
+        self._held.append(work_fd)
+        if os.fstat(upper_fd).st_dev != os.fstat(work_fd).st_dev:
+            raise OSError(errno.EINVAL, "the work and the upper directory must be on the same filesystem")
+        self._held.append(lock_directory(upper, upper_fd, "upper"))
+        self._held.append(lock_directory(work, work_fd, "work"))
+        work_dir = Backing(self.upper, None, b".")
+        work_dir.fd = work_fd
+        self.workdir = Workdir.prepare(work_dir)
+
+    def _number_layers(self) -> None:
+        devices: dict[int, int] = {}
+        for index, layer in enumerate(self.layers):
+            layer.index = index
+            layer.fsid = devices.setdefault(layer.dev, len(devices))
+
+    def _choose_namespace(self) -> marks.Namespace:
+        """user.overlay.* if asked for, or where trusted xattrs are not ours to write."""
+        if self.params.userxattr:
+            return marks.USER
+        return marks.TRUSTED if _is_privileged() else marks.USER
+
+
+def default_work(upper: bytes) -> bytes:
+    """The work directory of an upper directory for which none was named: a hidden sibling, made if needed."""
+    os.stat(upper)  # a missing upper directory is an error, and no reason to make anything beside it
+    head, tail = os.path.split(os.path.realpath(upper))
+    work = os.path.join(head, b"." + tail + b".work")
+    os.makedirs(work, mode=0o700, exist_ok=True)
+    return work
+
+
+def _is_privileged() -> bool:
+    """Whether this process has CAP_SYS_ADMIN over the initial user namespace, as trusted.* needs."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"CapEff:") and not int(line.split()[1], 16) & (1 << 21):
+                return False
+    with open("/proc/self/uid_map", "rb") as uid_map:
+        return uid_map.read().split() == [b"0", b"0", b"4294967295"]
+
+
+def _descriptor_limit() -> int:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 16
+
+
+def _open_lower(path: bytes, fds: DirFds) -> Layer:
+    try:
+        return Layer.open(path, fds)
+    except OSError as error:
+        raise OSError(error.errno, f"lower layer {os.fsdecode(path)}: {error.strerror}") from None
+
+
+def _open_below(base: Layer, relative: bytes, path: bytes) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return linux.openat2(base.root.fd, relative, flags, resolve=linux.RESOLVE_NO_XDEV)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise OSError(errno.EINVAL, "the work and the upper directory must be under the same mount") from None
+        raise OSError(error.errno, f"{os.fsdecode(path)}: {error.strerror}") from None
+
+
+def _contains(outer: bytes, inner: bytes) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip(b"/") + b"/")
+
+
+def _check_overlap(lower: Sequence[Layer], upper: bytes | None, work: bytes | None) -> None:
+    """No lower layer may be, or lie in, another layer (ovl_check_overlapping_layers). An upper directory
+    that lies in a lower layer is fine: it shows there as it was when it was mounted."""
+    taken = {os.path.realpath(path): what for path, what in ((upper, "upper"), (work, "work")) if path is not None}
+    for layer in lower:
+        real = os.path.realpath(layer.path)
+        if taken.get(real) == "lower":
+            raise OSError(errno.ELOOP, f"lower layer {os.fsdecode(layer.path)} is given twice")
+        taken.setdefault(real, "lower")
+    for layer in lower:
+        real = os.path.realpath(layer.path)
+        for other, what in taken.items():
+            if _contains(other, real) and (other != real or what != "lower"):
+                raise OSError(
+                    errno.ELOOP,
+                    f"lower layer {os.fsdecode(layer.path)} overlaps the {what} directory {os.fsdecode(other)}",
+                )

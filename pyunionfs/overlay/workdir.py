@@ -1,0 +1,171 @@
+"""The work directory: build aside, then rename into place.
+
+Whatever appears in the upper directory in more than one step is made here under a temporary name first, so
+that a crash leaves the old view or the new one. At mount, what an earlier crash left is removed. The form
+is the kernel's: ``WORK/work``, temporary names ``#<hex>`` (ovl_workdir_create, ovl_workdir_cleanup).
+
+A union has its upper and work directories for itself: both are locked with flock(2), which ends with the
+process however it dies.
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .. import linux
+from . import marks
+from .layer import Backing
+
+LOCK_WAIT = 3.0  # seconds: a predecessor that is being unmounted needs a moment to end
+_WHITEOUT = b"#wh"
+
+
+def lock_directory(path: bytes, fd: int, what: str) -> int:
+    """Lock a directory for this process; returns the descriptor that holds the lock.
+
+    A lock that somebody holds is waited for, up to LOCK_WAIT. Raises OSError(EBUSY).
+    """
+    locked = os.open(b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return locked
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(locked)
+                raise OSError(
+                    errno.EBUSY, f"{what} directory {os.fsdecode(path)} is in use by another mount"
+                ) from None
+            time.sleep(0.02)
+
+
+class Workdir:
+    """The directory ``WORK/work`` of a mount."""
+
+    def __init__(self, directory: Backing) -> None:
+        self._dir = directory
+        self._serial = itertools.count()
+        self._have_whiteout = False
+
+    @classmethod
+    def prepare(cls, work: Backing) -> "Workdir":
+        """Make or empty ``work`` in the work directory.
+
+        Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
+        """
+        directory = work.child(b"work")
+        try:
+            os.mkdir(b"work", 0o700, dir_fd=work.fd)
+        except FileExistsError:
+            directory.chmod(0o700)  # the kernel makes it with no permissions at all
+        fd = os.open(b"work", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
+        directory.parent, directory.fd = None, fd
+        for entry in list(directory.scan()):
+            if entry.name == b"incompat":
+                raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
+            remove_tree(directory, entry.name)
+        return cls(directory)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._have_whiteout:
+            os.unlink(_WHITEOUT, dir_fd=self._dir.fd)
+        os.close(self._dir.fd)
+
+    @contextmanager
+    def temp(self) -> Iterator[Backing]:
+        """A new temporary name. What was made under it and not installed is removed at the end."""
+        temp = self._dir.child(b"#%x" % next(self._serial))
+        name = temp.name
+        try:
+            yield temp
+        finally:
+            if temp.parent is self._dir or temp.parent is None:
+                remove_tree(self._dir, name)
+
+    def install(self, temp: Backing, parent: Backing, name: bytes, flags: int = 0) -> None:
+        """Rename a temporary object into place; it becomes the Backing of that place.
+
+        With RENAME_EXCHANGE what was there takes the temporary name and is removed.
+        """
+        aside, aside_name = temp.parent, temp.name
+        assert aside is not None
+        source, target = temp.at(), (parent.dir_fd(), name)
+        if flags:
+            linux.renameat2(*source, *target, flags)
+        else:
+            os.rename(source[1], name, src_dir_fd=source[0], dst_dir_fd=target[0])
+        temp.parent, temp.name = parent, name
+        if flags & linux.RENAME_EXCHANGE:
+            remove_tree(aside, aside_name)
+
+    def discard(self, parent: Backing, name: bytes) -> None:
+        """Take an upper object away in one step, then remove what it holds."""
+        with self.temp() as temp:
+            dir_fd, temp_name = temp.at()
+            os.rename(name, temp_name, src_dir_fd=parent.dir_fd(), dst_dir_fd=dir_fd)
+
+    def whiteout(self, parent: Backing, name: bytes, *, replace: bool, directory: bool = False) -> None:
+        """Put a whiteout at a name of the upper directory.
+
+        ``replace`` says that an upper object is there to be replaced, ``directory`` that it is a directory.
+        """
+        if not replace:
+            self._link_whiteout(parent.dir_fd(), name)
+            return
+        with self.temp() as temp:
+            self._link_whiteout(*temp.at())
+            self.install(temp, parent, name, linux.RENAME_EXCHANGE if directory else 0)
+
+    def _link_whiteout(self, dir_fd: int, name: bytes) -> None:
+        """All whiteouts are links of one inode, as in the kernel (ovl_whiteout)."""
+        if not self._have_whiteout:
+            marks.make_whiteout(self._dir.fd, _WHITEOUT)
+            self._have_whiteout = True
+        try:
+            os.link(_WHITEOUT, name, src_dir_fd=self._dir.fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            if error.errno == errno.EMLINK:
+                os.unlink(_WHITEOUT, dir_fd=self._dir.fd)
+                self._have_whiteout = False
+            marks.make_whiteout(dir_fd, name)
+
+
+def remove_tree(parent: Backing, name: bytes) -> None:
+    """Remove whatever is at a name, if anything; mode bits of directories that we own do not stop it."""
+    dir_fd = parent.dir_fd()
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        _remove_directory(dir_fd, name)
+
+
+def _remove_directory(dir_fd: int, name: bytes) -> None:
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        path = b"/proc/self/fd/%d" % fd
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.chmod(path, 0o700)
+        for entry in os.listdir(path):
+            try:
+                os.unlink(entry, dir_fd=fd)
+            except IsADirectoryError:
+                _remove_directory(fd, entry)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=dir_fd)

@@ -1,0 +1,49 @@
+"""Extended attributes: those of the backing object, without overlay's own (fs/overlayfs/xattrs.c).
+
+A name in overlay's namespace that a user sets is stored escaped (``trusted.overlay.overlay.x``), so that
+unions nest: the inner one's marks are plain data to the outer one.
+"""
+
+import errno
+import os
+
+from .copy_up import copy_up
+from .inode import Inode
+from .super import Superblock
+
+
+def get(sb: Superblock, inode: Inode, name: str) -> bytes:
+    """Raises ENODATA for what is not there, and EOPNOTSUPP where the filesystem has no such xattrs."""
+    with sb.lock:
+        return inode.real.getxattr(sb.marks.escape(name))
+
+
+def names(sb: Superblock, inode: Inode) -> list[str]:
+    """The names that a user may see (ovl_listxattr)."""
+    with sb.lock:
+        return [sb.marks.unescape(name) for name in inode.real.listxattr() if not sb.marks.is_private(name)]
+
+
+def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> None:
+    """Set, after a copy-up; what XATTR_CREATE and XATTR_REPLACE refuse is found out before."""
+    stored = sb.marks.escape(name)
+    if flags:
+        with sb.lock:
+            exists = inode.real.find_xattr(stored) is not None
+        if exists and flags & os.XATTR_CREATE:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if not exists and flags & os.XATTR_REPLACE:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+    copy_up(sb, inode)
+    with sb.lock:
+        inode.real.setxattr(stored, value, flags)
+
+
+def remove(sb: Superblock, inode: Inode, name: str) -> None:
+    """Remove; nothing is copied up for one that is not there (ovl_xattr_set)."""
+    stored = sb.marks.escape(name)
+    with sb.lock:
+        inode.real.getxattr(stored)
+    copy_up(sb, inode)
+    with sb.lock:
+        inode.real.removexattr(stored)

@@ -1,0 +1,141 @@
+"""What is mounted, and unmounting: read from the system, never from a file of our own.
+
+``/proc/self/mountinfo`` tells which mounts are ours (type ``fuse.pyunionfs``); each daemon tells of itself
+through an xattr of its root directory, and what no longer answers is a mount whose daemon died.
+"""
+
+import errno
+import json
+import os
+import select
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import linux
+
+FSTYPE = "fuse.pyunionfs"
+INFO_XATTR = "user.pyunionfs"
+"""Read on the root of a mount, this tells as JSON what is mounted there; it is in no listing, on no disk."""
+
+_ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
+_EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount
+_UMOUNT_NOFOLLOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount of ours."""
+
+    mountpoint: str
+    state: str  # "live", "dead" (its daemon is gone), "hidden" (not ours to look into), "stuck"
+    info: Mapping[str, Any]  # what the daemon told: pid, lower, upper, work, transport...; empty unless live
+
+    @property
+    def pid(self) -> int | None:
+        return self.info.get("pid")
+
+
+def mounts() -> list[Mount]:
+    """All mounts of ours in this mount namespace, in the order they were made."""
+    return [_inspect(path) for path in _mountpoints()]
+
+
+def find(path: str) -> Mount | None:
+    """The mount of ours that is at exactly this path, if any (the topmost, if several are stacked)."""
+    real = _real(path)
+    return _inspect(real) if real in _mountpoints() else None
+
+
+def containing(path: str) -> Mount | None:
+    """The mount of ours that a path lies in, if any."""
+    real = _real(path)
+    holders = [point for point in _mountpoints() if (real + "/").startswith(point.rstrip("/") + "/")]
+    return _inspect(max(holders, key=len)) if holders else None
+
+
+def unmount(path: str, *, lazy: bool = False) -> None:
+    """Unmount and wait until the daemon has ended; a mount whose daemon died is removed as well.
+
+    ``lazy`` detaches it even while it is in use. Raises OSError: EINVAL where nothing of ours is mounted,
+    EBUSY where it is in use, EPERM where it is somebody else's.
+    """
+    mount = find(path)
+    if mount is None:
+        raise OSError(errno.EINVAL, f"{path} is not mounted by pyunionfs")
+    pid = mount.pid
+    try:
+        pidfd = os.pidfd_open(pid) if pid else -1
+    except OSError:
+        pidfd = -1  # it has ended meanwhile
+    try:
+        _umount(mount.mountpoint, lazy=lazy or mount.state == "dead")
+        if pidfd >= 0 and not lazy:
+            select.select([pidfd], [], [], _EXIT_WAIT)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def _real(path: str) -> str:
+    """Resolve all but the last component, which may be a mount that does not answer."""
+    head, tail = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(head), tail)
+
+
+def _mountpoints() -> list[str]:
+    points = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
+        for line in mountinfo:
+            fields = line.split(" ")
+            if fields[fields.index("-") + 1] == FSTYPE:
+                points.append(_unescape(fields[4]))
+    return points
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes space, tab, newline and backslash as octal escapes."""
+    for char in " \t\n\\":
+        text = text.replace(f"\\{ord(char):03o}", char)
+    return text
+
+
+def _inspect(path: str) -> Mount:
+    """Ask the daemon, but do not hang with one that does not answer."""
+    answer: list[bytes | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(os.getxattr(path, INFO_XATTR))
+        except OSError as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_WAIT)
+    if not answer:
+        return Mount(path, "stuck", {})
+    told = answer[0]
+    if isinstance(told, bytes):
+        return Mount(path, "live", json.loads(told))
+    return Mount(path, "dead" if told.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "hidden", {})
+
+
+def _umount(path: str, *, lazy: bool) -> None:
+    flags = _UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0)
+    try:
+        linux.umount2(os.fsencode(path), flags)
+        return
+    except PermissionError:
+        pass  # an ordinary user has fusermount3 do it
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise OSError(errno.EPERM, "an ordinary user needs fusermount3 (package fuse3) to unmount") from None
+    if done.returncode:
+        busy = "busy" in done.stderr.lower()
+        message = done.stderr.strip().removeprefix("fusermount3: ") or "fusermount3 failed"
+        raise OSError(errno.EBUSY if busy else errno.EPERM, message)

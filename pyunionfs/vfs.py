@@ -1,0 +1,128 @@
+"""What a filesystem is, to whoever serves it: the values and the one protocol between core and transport.
+
+A transport (``transport/``) turns the kernel's requests into calls of :class:`Operations`; ``overlay/`` is
+one implementation. Neither side imports the other. All calls are synchronous and raise ``OSError``; names
+are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NewType, Protocol
+
+Ino = NewType("Ino", int)
+"""The handle on an inode that a transport holds (the kernel's nodeid). Not the ``st_ino`` that people see,
+although it has the same value wherever it can: pyfuse3 sends one number for both."""
+
+ROOT = Ino(1)
+
+
+class Attr(NamedTuple):
+    """What stat(2) tells of an inode, and the handle to ask again."""
+
+    ino: Ino
+    st_ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int  # of 512 bytes
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAttr:
+    """The attributes to change; None leaves one as it is."""
+
+    mode: int | None = None  # permission bits
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: credentials of the process behind a request."""
+
+    uid: int
+    gid: int
+    pid: int = 0
+
+
+class DirEntry(NamedTuple):
+    """One name of a merged listing."""
+
+    name: bytes
+    type: int  # the S_IFMT bits of its mode
+
+
+class Statfs(NamedTuple):
+    """What statvfs(3) tells; sizes in blocks of ``frsize`` bytes."""
+
+    bsize: int
+    frsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    favail: int
+    namemax: int
+
+
+class Operations(Protocol):
+    """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
+
+    ``lookup``, ``mknod``, ``mkdir``, ``symlink``, ``link`` and ``create`` each add one to the lookup count of
+    the inode that they return; :meth:`forget` takes counts back (FUSE: LOOKUP and FORGET).
+    """
+
+    stale: Callable[[Ino], None] | None
+    """Called when attributes of an inode changed as a side effect of another request."""
+
+    def lookup(self, parent: Ino, name: bytes) -> Attr: ...
+    def forget(self, ino: Ino, count: int) -> None: ...
+    def getattr(self, ino: Ino) -> Attr: ...
+    def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr: ...
+    def readlink(self, ino: Ino) -> bytes: ...
+    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr: ...
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr: ...
+    def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr: ...
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr: ...
+    def unlink(self, parent: Ino, name: bytes) -> None: ...
+    def rmdir(self, parent: Ino, name: bytes) -> None: ...
+    def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None: ...
+    def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        """Make a regular file and open it, as :meth:`open` does."""
+
+    def open(self, ino: Ino, flags: int, caller: Caller) -> None:
+        """Account for an open file; with O_TRUNC empty it. Reading and writing go by inode, not by handle."""
+
+    def release(self, ino: Ino) -> None:
+        """The end of an :meth:`open` or :meth:`create`."""
+
+    def read(self, ino: Ino, offset: int, size: int) -> bytes: ...
+    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
+        """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
+
+    def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
+    def readdir(self, ino: Ino) -> Sequence[DirEntry]:
+        """The whole merged listing, without ``.`` and ``..``."""
+
+    def parent(self, ino: Ino) -> Ino:
+        """The directory that ``..`` of a directory means."""
+
+    def getxattr(self, ino: Ino, name: bytes) -> bytes: ...
+    def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int) -> None: ...
+    def listxattr(self, ino: Ino) -> list[bytes]: ...
+    def removexattr(self, ino: Ino, name: bytes) -> None: ...
+    def statfs(self) -> Statfs: ...
+    def slow(self, ino: Ino, name: bytes | None = None) -> bool:
+        """Whether changing this inode (or this child of it) may take long, so that a loop should not wait."""
+
+    def close(self) -> None: ...

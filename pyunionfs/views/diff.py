@@ -1,0 +1,80 @@
+"""What an upper directory changes, as ``docker diff`` prints it: A added, C changed, D deleted.
+
+A directory is listed as changed when an entry in it was added or deleted, or its own mode, owner or xattrs
+differ; a directory that was copied up only on the way to a file deeper down is listed too if something right
+in it changed, as docker does.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..overlay.fs import Overlay
+from ..overlay.inode import Inode
+from ..overlay.lookup import find
+from ..overlay.marks import OPAQUE_YES
+from ..overlay.readdir import entries, readdir
+from .union import Union
+
+
+class Change(NamedTuple):
+    """One line of a diff."""
+
+    path: str  # from the root of the union, beginning with "/"
+    kind: str  # "A", "C" or "D"
+
+
+def diff(union: Union) -> list[Change]:
+    """All changes of the upper directory over the lower layers, sorted by path."""
+    with Overlay([union.upper or ""], options={"userxattr": union.userxattr}) as upper:
+        if not union.lower:
+            return sorted(_walk(upper, upper.root, None, None, b""))
+        with union.open_lower() as lower:
+            return sorted(_walk(upper, upper.root, lower, lower.root, b""))
+
+
+def _walk(upper: Overlay, here: Inode, lower: Overlay | None, below: Inode | None, path: bytes) -> Iterator[Change]:
+    """Changes inside one upper directory; ``below`` is what the lower layers have in its place."""
+    directory = here.lower[0]
+    opaque = directory.find_xattr(upper.sb.marks.opaque) == OPAQUE_YES
+    if opaque and lower is not None and below is not None:
+        kept = {name for name, _, hidden in entries(upper.sb, here, directory) if not hidden}
+        for entry in readdir(lower.sb, below):
+            if entry.name not in kept:
+                yield Change(_show(path, entry.name), "D")
+    for name, _, hidden in sorted(entries(upper.sb, here, directory)):
+        old = find(lower.sb, below, name) if lower is not None and below is not None else None
+        if hidden:
+            if old is not None or lower is None:
+                yield Change(_show(path, name), "D")
+            continue
+        new = find(upper.sb, here, name)
+        assert new is not None
+        old_dir = old if old is not None and old.is_dir else None
+        inside: list[Change] = []
+        if new.is_dir:
+            inside = list(_walk(upper, new, lower, old_dir, path + b"/" + name))
+        if old is None and (lower is not None or not _was_copied(upper, new)):
+            yield Change(_show(path, name), "A")
+        elif old is None or not new.is_dir or old_dir is None or _touched(path + b"/" + name, inside, new, old):
+            yield Change(_show(path, name), "C")
+        yield from inside
+
+
+def _touched(path: bytes, inside: list[Change], new: Inode, old: Inode) -> bool:
+    """Whether a directory itself changed: an entry right in it, or its attributes."""
+    here = os.fsdecode(path)
+    if any(os.path.dirname(change.path) == here for change in inside):
+        return True
+    a, b = new.lower[0].stat(), old.real.stat()
+    return (stat.S_IMODE(a.st_mode), a.st_uid, a.st_gid) != (stat.S_IMODE(b.st_mode), b.st_uid, b.st_gid)
+
+
+def _was_copied(upper: Overlay, new: Inode) -> bool:
+    """Without lower layers to compare with: an object that was copied up has an origin."""
+    return new.lower[0].find_xattr(upper.sb.marks.origin) is not None
+
+
+def _show(path: bytes, name: bytes) -> str:
+    return os.fsdecode(path + b"/" + name)

@@ -1,0 +1,164 @@
+"""Why a union shows what it shows: for one path, what each layer has, and which rule made of it what.
+
+The findings are probed and judged by the code that serves a mount (``overlay.lookup``, ``overlay.merge``).
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..overlay.fs import Overlay
+from ..overlay.inode import Inode
+from ..overlay.layer import Backing
+from ..overlay.lookup import Probe, directories_of, find
+from ..overlay.merge import Kind, Rule, judge
+from .union import Union
+
+_SENTENCES = {
+    Rule.WHITEOUT: "a whiteout ends the search: whatever lies below is hidden",
+    Rule.FIRST: "the first object found decides, and ends the search",
+    Rule.MERGES: "a directory is merged with those found above and below",
+    Rule.OPAQUE: "an opaque directory counts, and ends the search: nothing below is merged",
+    Rule.HIDDEN: "no directory, but a directory lies above it: hidden, and the search ends",
+    Rule.ABSENT: "nothing here: the search goes on below",
+    Rule.NOT_REACHED: "not looked at: the search had ended above",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer's part in the answer."""
+
+    layer: str  # "upper", "lower 0", ...
+    directory: str
+    found: str
+    rule: int  # number in overlay.merge; 0 if the layer was not reached
+    why: str
+    provides: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What :func:`explain` tells of one path."""
+
+    path: str
+    exists: bool
+    rows: list[Row]
+    provider: str  # the layer that answers, "" if nothing does
+    on_write: str
+    on_delete: str
+
+
+def explain(union: Union, path: bytes) -> Explanation:
+    """Explain a path, relative to the root of the union. Raises OSError of a layer that cannot be read."""
+    with union.open() as overlay:
+        names = [name for name in path.split(b"/") if name]
+        parent = overlay.root
+        for depth, name in enumerate(names[:-1]):
+            found = find(overlay.sb, parent, name)
+            if found is None or not found.is_dir:
+                return explain(union, b"/".join(names[: depth + 1]))
+            parent = found
+        rows = _rows(union, overlay, parent, names[-1] if names else None)
+        providers = [row for row in rows if row.provides]
+        target = (find(overlay.sb, parent, names[-1]) if names else overlay.root) if providers else None
+        on_write, on_delete = _consequences(union, overlay, parent, target, names[-1] if names else b"")
+        return Explanation(
+            "/" + os.fsdecode(b"/".join(names)),
+            bool(providers),
+            rows,
+            providers[0].layer if providers else "",
+            on_write,
+            on_delete,
+        )
+
+
+def _rows(union: Union, overlay: Overlay, parent: Inode, name: bytes | None) -> list[Row]:
+    found: dict[int, tuple[Kind, str]] = {}
+    if name is None:
+        for directory in directories_of(parent):
+            found[directory.layer.index] = (Kind.DIRECTORY, "directory (root of the layer)")
+    else:
+        probe = Probe(overlay.sb.marks, directories_of(parent), name, parent.xattr_whiteouts)
+        for kind, (backing, st) in _probed(probe):
+            found[backing.layer.index] = (kind, _describe(kind, backing, st))
+    rows = []
+    ended = below_directory = False
+    for index, directory in enumerate(union.stack):
+        if index not in found:
+            what, rule, why = "-", Rule.NOT_REACHED, "this layer has no such parent directory, or it is hidden"
+        else:
+            kind, what = found[index]
+            rule = Rule.NOT_REACHED if ended else judge(kind, below_directory=below_directory)
+            why = _SENTENCES[rule]
+            below_directory |= rule.provides
+            ended |= rule.ends
+        rows.append(Row(union.label(index), directory, what, rule.value, why, rule.provides))
+    return rows
+
+
+def _probed(probe: Probe) -> Iterator[tuple[Kind, tuple[Backing, os.stat_result | None]]]:
+    """All findings, also those that a lookup would not ask for."""
+    for kind in probe.findings():
+        yield kind, probe.found[-1]
+
+
+def _describe(kind: Kind, backing: Backing, st: os.stat_result | None) -> str:
+    if st is None or kind is not Kind.OTHER:
+        return "-" if kind is Kind.ABSENT else kind.value
+    if stat.S_ISREG(st.st_mode):
+        return f"file, {st.st_size} bytes, mode {stat.S_IMODE(st.st_mode):04o}"
+    if stat.S_ISLNK(st.st_mode):
+        return f"symlink to {os.fsdecode(backing.readlink())}"
+    names = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device"}
+    return names.get(stat.S_IFMT(st.st_mode), "block device")
+
+
+def _consequences(
+    union: Union, overlay: Overlay, parent: Inode, target: Inode | None, name: bytes
+) -> tuple[str, str]:
+    """What writing to it and deleting it would do."""
+    if union.upper is None:
+        return "EROFS: this union has no upper directory", "EROFS: this union has no upper directory"
+    if target is None:
+        return "creates it in the upper directory", "ENOENT: there is nothing"
+    if target is overlay.root:
+        return "changes the upper directory itself", "EBUSY: it is the root"
+    upper = overlay.sb.layers[0]
+    in_upper = target.lower[0].layer is upper
+    rest = [directory for directory in parent.lower if directory.layer is not upper]
+    shows_through = any(
+        kind is not Kind.ABSENT and kind is not Kind.WHITEOUT
+        for kind in _until_found(Probe(overlay.sb.marks, rest, name, parent.xattr_whiteouts))
+    )
+    missing = _parents_to_copy(overlay, parent)
+    also = f" and {missing} parent director{'y' if missing == 1 else 'ies'}" if missing else ""
+    if in_upper:
+        write = "writes in place: it is in the upper directory already"
+    elif stat.S_ISREG(target.type):
+        write = f"copies up {target.real.stat().st_size} bytes{also}, then writes to the copy"
+    else:
+        write = f"copies up the {'directory' if target.is_dir else 'object'}{also}"
+    delete = "replaces it by a whiteout" if in_upper and shows_through else "creates a whiteout"
+    if in_upper and not shows_through:
+        delete = "removes it; nothing lies below that would need a whiteout"
+    return write, delete
+
+
+def _until_found(probe: Probe) -> Iterator[Kind]:
+    for kind in probe.findings():
+        yield kind
+        if kind is not Kind.ABSENT:
+            return
+
+
+def _parents_to_copy(overlay: Overlay, parent: Inode) -> int:
+    """How many directories above are not yet in the upper layer."""
+    upper = overlay.sb.layers[0]
+    count = 0
+    node: Inode | None = parent
+    while node is not None and node.lower[0].layer is not upper:
+        count += 1
+        node = node.parent
+    return count

@@ -1,0 +1,54 @@
+"""The fixture of the tests of real programs: each runs on pyunionfs, and on the kernel's overlay.
+
+What fails on the kernel's overlay is a wrong test. Its ``index=on`` keeps hard links together, which
+pyunionfs does unasked.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import mounts
+import pytest
+from mounts import Layers
+from pairs import Pair, build_layers, merge_natively
+from trees import OLD_NS, snapshot
+
+import pyunionfs
+
+
+@contextmanager
+def ours(layers: Layers) -> Iterator[Path]:
+    """As a person mounts it: without any option."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse is missing or not ours to open")
+    with pyunionfs.mounted(lower=list(layers.lower), upper=layers.upper, work=layers.work) as path:
+        yield Path(path)
+
+
+@contextmanager
+def kernel(layers: Layers) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            merged = stack.enter_context(mounts.kernel(layers, {**mounts.PLAIN, "index": "on"}))
+        except OSError as error:
+            pytest.skip(f"the kernel's overlay cannot be mounted here: {error}")
+        yield merged
+
+
+Mount = Callable[[Layers], AbstractContextManager[Path]]
+
+
+@pytest.fixture(params=[ours, kernel], ids=["pyunionfs", "kernel"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    mount: Mount = request.param
+    lower = build_layers(tmp_path)
+    for name in ("native", "upper", "work", "merged", "elsewhere"):
+        (tmp_path / name).mkdir()
+    merge_natively(lower, tmp_path / "native")
+    os.utime(tmp_path / "upper", ns=(OLD_NS, OLD_NS))
+    before = [snapshot(layer, upper=True) for layer in lower]
+    with mount(Layers(lower, tmp_path / "upper", tmp_path / "work", tmp_path / "merged")) as merged:
+        yield Pair(merged, tmp_path / "native", tmp_path / "elsewhere")
+    assert [snapshot(layer, upper=True) for layer in lower] == before, "a lower layer has changed"

@@ -1,0 +1,45 @@
+"""The filesystems that the posix suite runs on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mounts
+from mounts import Options
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One filesystem that the suite runs on."""
+
+    mounter: str
+    requires: tuple[str, ...] = ()
+    lower: bool = False
+    options: Options = field(default_factory=lambda: mounts.PLAIN)
+    default: bool = True
+
+
+VARIANTS = {
+    "native": Variant("native"),
+    "kernel": Variant("kernel", ("kernel_overlay",)),
+    "kernel-lower": Variant("kernel", ("kernel_overlay",), lower=True),
+    "pyfuse3": Variant("pyfuse3", ("pyunionfs",)),
+    "pyfuse3-lower": Variant("pyfuse3", ("pyunionfs",), lower=True),
+    # For use inside a user namespace, see test_user_namespace.py.
+    "kernel-user": Variant("kernel", ("kernel_overlay_userxattr",), options=mounts.USERXATTR, default=False),
+    "kernel-user-lower": Variant(
+        "kernel", ("kernel_overlay_userxattr",), lower=True, options=mounts.USERXATTR, default=False
+    ),
+    "pyfuse3-user": Variant("pyfuse3", ("pyunionfs",), options=mounts.USERXATTR, default=False),
+    "pyfuse3-user-lower": Variant("pyfuse3", ("pyunionfs",), lower=True, options=mounts.USERXATTR, default=False),
+}
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """Where a test works: ``in_lower`` says whether the objects of its ``tree`` mark lie in a lower layer."""
+
+    path: Path
+    variant: str
+    in_lower: bool
+    requires: Callable[..., None]
