@@ -23,10 +23,11 @@ from .transport import mount
 
 log = logging.getLogger(__name__)
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 Options = Mapping[str, str | bool | None]
 _READY = b"\0"
 _FUSE_FLAGS = frozenset(
-    ["ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync"]
+    ("ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync")
 )
 
 
@@ -155,9 +156,7 @@ def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
 
     try:
         if log_file is not None:
-            logging.basicConfig(
-                filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-            )
+            logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT)
         else:
             logging.disable()
         serve(spec, on_ready=ready)

@@ -1,8 +1,7 @@
 """Calls by path on any ``vfs.Operations``: a union used in process, with no mount and no FUSE.
 
 Names as in ``os`` and ``pathlib``. Paths are relative to the root of the filesystem and may not contain
-``..``; symlinks are not followed, as their targets would be paths of the mounted tree. Every method raises the OSError of
-the operation.
+``..``; symlinks are not followed, as their targets would be paths of the mounted tree.
 """
 
 import os
@@ -17,7 +16,10 @@ _CHUNK = 1 << 20
 
 
 class Paths:
-    """The files of a filesystem, by path, acting as the user of this process."""
+    """The files of a filesystem, by path, acting as the user of this process.
+
+    Every method raises the OSError of the operation, as ``os`` would.
+    """
 
     def __init__(self, operations: Operations) -> None:
         self._ops = operations

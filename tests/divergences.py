@@ -9,5 +9,21 @@ KERNEL_LOWER = ("kernel-lower", "kernel-user-lower")
 PYFUSE3 = ("pyfuse3", "pyfuse3-user")
 PYFUSE3_LOWER = ("pyfuse3-lower", "pyfuse3-user-lower")
 
+_EXDEV = "redirect_dir=off: a directory of a lower layer is not moved (EXDEV)"
+_HARD_LINKS = "index=off: a copy-up breaks hard links"
+
+_PYFUSE3 = "pyfuse3 has no handler for it"
+
 # test function -> ((filesystems that fail it, reason), ...)
-DIVERGENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {}
+DIVERGENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "test_rename_of_a_directory_to_an_absent_name": ((KERNEL_LOWER + PYFUSE3_LOWER, _EXDEV),),
+    "test_rename_of_a_directory_over_a_directory": ((KERNEL_LOWER + PYFUSE3_LOWER, _EXDEV),),
+    "test_exchange_with_a_directory": ((KERNEL_LOWER + PYFUSE3_LOWER, _EXDEV),),
+    "test_renaming_onto_another_name_of_the_same_file_does_nothing": ((KERNEL_LOWER + PYFUSE3_LOWER, _HARD_LINKS),),
+    "test_a_mapping_made_before_the_copy_up_sees_what_is_written_after": (
+        (KERNEL_LOWER, "a mapping keeps to the lower file"),
+    ),
+    "test_fallocate_extends": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_fallocate_punches_holes": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_o_tmpfile_can_be_written_and_linked": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+}

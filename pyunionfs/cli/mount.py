@@ -92,12 +92,8 @@ def mount(
         image=image,
     )
     if foreground:
-        logging.basicConfig(
-            level=logging.INFO,
-            format="%(asctime)s %(levelname)s %(message)s",
-            filename=log_file,
-            stream=None if log_file else sys.stderr,
-        )
+        handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler(sys.stderr)
+        logging.basicConfig(level=logging.INFO, format=daemon.LOG_FORMAT, handlers=[handler])
         try:
             daemon.serve(spec)
         except RuntimeError as error:

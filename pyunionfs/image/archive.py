@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from pyunionfs.image import docker, jsons, oci
-from pyunionfs.image.archived import ArchivedImage, Candidate, read_document
+from pyunionfs.image.archived import ArchivedImage, Candidate, NotAnImageError, read_document
 from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
 from pyunionfs.image.reference import id_prefix, normalise
@@ -74,7 +74,7 @@ class Archive:
         Raises ImageError where the archive is damaged, or has no such image; then it says what it has.
         """
         if reference is None:
-            return [candidate.read() for candidate in self.candidates]
+            return self._all()
         for candidate in self.candidates:
             if reference in candidate.names or _normalised(reference) in candidate.tags:
                 return [candidate.read()]
@@ -84,9 +84,28 @@ class Archive:
                 image = candidate.read()
                 if image.config.id.startswith("sha256:" + prefix):
                     return [image]
+        raise ImageError(f"{self.source.where}: no image {show(reference)}; it has {self._listing()}")
+
+    def ambiguous(self) -> ImageError:
+        """The error for an archive of several images of which one must be chosen."""
+        return ImageError(f"{self.source.where}: choose one of its images with #NAME:TAG: {self._listing()}")
+
+    def _listing(self) -> str:
         names = [tag for candidate in self.candidates for tag in candidate.tags or candidate.names]
-        there = ", ".join(names) if names else f"{len(self.candidates)} without a name"
-        raise ImageError(f"{self.source.where}: no image {show(reference)}; it has {show(there)}")
+        return show(", ".join(names)) if names else f"{len(self.candidates)} without a name"
+
+    def _all(self) -> list[ArchivedImage]:
+        """Every image; other artifacts are passed over unless there is nothing else."""
+        found: list[ArchivedImage] = []
+        refused: NotAnImageError | None = None
+        for candidate in self.candidates:
+            try:
+                found.append(candidate.read())
+            except NotAnImageError as error:
+                refused = error
+        if refused is not None and not found:
+            raise refused
+        return found
 
 
 def _normalised(reference: str) -> str | None:

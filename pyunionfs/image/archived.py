@@ -17,6 +17,10 @@ from pyunionfs.image.streams import read_bounded
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})")
 
 
+class NotAnImageError(ImageError):
+    """A manifest of something else that OCI layouts may hold: a signature, a chart, an SBOM."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArchivedLayer:
     """One layer of an image in an archive; its blob may be compressed."""

@@ -15,6 +15,7 @@ from pyunionfs.image.archived import (
     ArchivedImage,
     ArchivedLayer,
     Candidate,
+    NotAnImageError,
     checked_digest,
     match_layers,
     need,
@@ -32,6 +33,10 @@ _MAX_INDEX = 1000  # manifests in one index
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _REFERENCE_TYPE = "vnd.docker.reference.type"  # BuildKit: attestation-manifest
+_CONFIG_TYPES = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
 _GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386", "ppc64le": "ppc64le"}
 _VARIANTS = {"armv7l": ("arm", "v7"), "armv6l": ("arm", "v6")}
 
@@ -146,6 +151,8 @@ def read_image(
     if table.get("schemaVersion") == 1 or "fsLayers" in table:
         raise ImageError(f"{where}: a manifest of schema 1, which is no longer supported anywhere")
     descriptor = jsons.expect(table.get("config"), dict, what=f"{where}: the manifest's config")
+    if descriptor.get("mediaType") not in (None, *_CONFIG_TYPES):
+        raise NotAnImageError(f"{where}: holds {show(str(descriptor['mediaType']))}, not an image")
     digest = checked_digest(descriptor.get("digest"), what=f"{where}: the config's digest")
     config = read_config(
         layout.source, layout.blob(digest), limits=layout.limits, wanted_by="the manifest", digest=digest

@@ -21,6 +21,7 @@ from pyunionfs.image.compression import open_plain
 from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.limits import Limits
 from pyunionfs.image.names import resolve
+from pyunionfs.image.sparse import BLOCK
 from pyunionfs.image.streams import CHUNK, Meter, Slice, buffered
 from pyunionfs.image.tar import TarReader
 
@@ -55,11 +56,11 @@ class TarSource:
         self._fd = fd  # ours to close
         self._members: dict[bytes, tuple[int, int] | bytes] = {}  # (offset, size), or a link's target
         size = os.fstat(fd).st_size
-        with buffered(Slice(fd, 0, min(size, tar.BLOCK))) as stream:
-            head = stream.read(tar.BLOCK)
+        with buffered(Slice(fd, 0, min(size, BLOCK))) as stream:
+            head = stream.read(BLOCK)
         if not tar.looks_like_tar(head):
             raise ImageError(f"{where}: neither a tar nor a compressed one")
-        with io.BufferedReader(io.FileIO(os.dup(fd)), CHUNK) as stream:
+        with buffered(io.FileIO(os.dup(fd))) as stream:
             stream.seek(0)
             for entry in TarReader(stream, where=where, limits=limits, size=size):
                 self._note(entry)

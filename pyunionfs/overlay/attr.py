@@ -9,10 +9,14 @@ from .inode import Inode, map_ino
 from .super import Superblock
 
 
-def getattr(sb: Superblock, inode: Inode) -> Attr:
-    """What stat(2) shows: the attributes of the topmost backing object, with the union's numbers."""
+def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> Attr:
+    """What stat(2) shows: the attributes of the topmost backing object, with the union's numbers.
+
+    ``st`` are the backing object's attributes, where the caller has just read them.
+    """
     real = inode.real
-    st = real.stat()
+    if st is None:
+        st = real.stat()
     mode = st.st_mode
     if inode.is_dir:
         nlink = 0 if inode.unlinked else 1 if inode.is_merge else st.st_nlink

@@ -103,7 +103,7 @@ class Overlay:
 
     def lookup(self, parent: Ino, name: bytes) -> Attr:
         with self.sb.lock:
-            return self._hold(lookup(self.sb, self.sb.table[parent], name))
+            return self._hold(*lookup(self.sb, self.sb.table[parent], name))
 
     def forget(self, ino: Ino, count: int) -> None:
         with self.sb.lock:
@@ -117,8 +117,8 @@ class Overlay:
         with self.sb.lock:
             return readdir.readdir(self.sb, self.sb.table[ino])
 
-    def _hold(self, inode: Inode) -> Attr:
-        attributes = attr.getattr(self.sb, inode)
+    def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
+        attributes = attr.getattr(self.sb, inode, st)
         inode.lookups += 1
         return attributes
 

@@ -7,7 +7,7 @@ thousands needs no long path. Directory descriptors are ``O_PATH`` and kept in a
 
 A layer is never crossed into another mount, as in the kernel (clone_private_mount): with CAP_SYS_ADMIN its
 root is a private clone of the mount (open_tree), in which nothing else is mounted; otherwise each look-up
-is made with RESOLVE_NO_XDEV, and what lies under a foreign mount gives EXDEV.
+is made with RESOLVE_NO_XDEV, and a name with another filesystem mounted on it is not there.
 
 All methods that take descriptors from the LRU run under the superblock's namespace lock.
 """
@@ -15,7 +15,6 @@ All methods that take descriptors from the LRU run under the superblock's namesp
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from .. import linux
 from .marks import Origin
@@ -180,7 +179,12 @@ class Backing:
     def _open_at(self, dir_fd: int, flags: int) -> int:
         if self.layer.cloned:
             return os.open(self.name, flags, dir_fd=dir_fd)
-        return linux.openat2(dir_fd, self.name, flags, resolve=linux.RESOLVE_NO_XDEV)
+        try:
+            return linux.openat2(dir_fd, self.name, flags, resolve=linux.RESOLVE_NO_XDEV)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise FileNotFoundError(errno.ENOENT, "another filesystem is mounted there", self.name) from None
+            raise
 
     def at(self) -> tuple[int, bytes]:
         """``(dir_fd, name)`` for the *at system calls."""
@@ -226,14 +230,14 @@ class Backing:
     # -- metadata ------------------------------------------------------------------------------------
 
     def stat(self) -> os.stat_result:
-        """lstat(2). EXDEV where another filesystem is mounted on the object."""
+        """lstat(2)."""
         if self.fd >= 0:
             return os.fstat(self.fd)
         fd, name = self.at()
         if self.layer.cloned:
             return os.stat(name, dir_fd=fd, follow_symlinks=False)
         # Looking at a mount point of our own would be a request to ourselves: so open it first, guarded.
-        probe = linux.openat2(fd, name, os.O_PATH | os.O_NOFOLLOW, resolve=linux.RESOLVE_NO_XDEV)
+        probe = self._open_at(fd, os.O_PATH | os.O_NOFOLLOW)
         try:
             return os.fstat(probe)
         finally:
@@ -245,10 +249,10 @@ class Backing:
         fd, name = self.at()
         return os.readlink(name, dir_fd=fd)
 
-    def scan(self) -> "Iterator[os.DirEntry[bytes]]":
+    def scan(self) -> list[os.DirEntry[bytes]]:
         """The entries of this directory, without ``.`` and ``..``."""
         with os.scandir(b"/proc/self/fd/%d" % self.dir_fd()) as entries:
-            yield from entries
+            return list(entries)
 
     def chown(self, uid: int, gid: int) -> None:
         """lchown(2); -1 keeps an id."""
@@ -281,11 +285,14 @@ class Backing:
         return os.getxattr(self.proc_path(), name, follow_symlinks=False)
 
     def find_xattr(self, name: str) -> bytes | None:
-        """The value, or None if there is none or the filesystem has no such xattrs."""
+        """The value, or None if there is none or the filesystem has no such xattrs.
+
+        EACCES means user.* of something that we may not read, whose content we could not serve anyway.
+        """
         try:
             return self.getxattr(name)
         except OSError as error:
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EACCES):
                 return None
             raise
 

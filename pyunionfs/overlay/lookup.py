@@ -53,9 +53,8 @@ class Probe:
             return Kind.OPAQUE if value == marks.OPAQUE_YES and not is_last else Kind.DIRECTORY
         if marks.is_whiteout_device(mode, st.st_rdev):
             return Kind.WHITEOUT
-        if self._xattr_whiteouts and stat.S_ISREG(mode) and st.st_size == 0:
-            if backing.find_xattr(self._namespace.whiteout) is not None:
-                return Kind.WHITEOUT
+        if self._xattr_whiteouts and marks.may_be_xattr_whiteout(mode, st.st_size):
+            return Kind.WHITEOUT if backing.find_xattr(self._namespace.whiteout) is not None else Kind.OTHER
         return Kind.OTHER
 
 
@@ -72,9 +71,15 @@ def directories_of(inode: Inode) -> list[Backing]:
 
 def find(sb: Superblock, parent: Inode, name: bytes) -> Inode | None:
     """The inode of a name, or None. Takes no lookup count: the caller decides who holds it."""
+    found = look(sb, parent, name)
+    return found[0] if found is not None else None
+
+
+def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result | None] | None:
+    """As :func:`find`, with the attributes of its topmost object where they were read on the way."""
     known = parent.children_of().get(name)
     if known is not None:
-        return known
+        return known, None
     check_name(name)
     if parent.unlinked:
         return None
@@ -82,15 +87,16 @@ def find(sb: Superblock, parent: Inode, name: bytes) -> Inode | None:
     resolution = merge.resolve(probe.findings())
     if not resolution.exists:
         return None
-    return _get_inode(sb, parent, name, probe, resolution.providers)
+    inode = _get_inode(sb, parent, name, probe, resolution.providers)
+    return inode, probe.found[resolution.providers[0]][1]
 
 
-def lookup(sb: Superblock, parent: Inode, name: bytes) -> Inode:
-    """As :func:`find`; FileNotFoundError instead of None."""
-    inode = find(sb, parent, name)
-    if inode is None:
+def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result | None]:
+    """As :func:`look`; FileNotFoundError instead of None."""
+    found = look(sb, parent, name)
+    if found is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    return inode
+    return found
 
 
 def _get_inode(sb: Superblock, parent: Inode, name: bytes, probe: Probe, providers: tuple[int, ...]) -> Inode:

@@ -33,6 +33,11 @@ def is_whiteout_device(mode: int, rdev: int) -> bool:
     return stat.S_ISCHR(mode) and rdev == WHITEOUT_RDEV
 
 
+def may_be_xattr_whiteout(mode: int, size: int) -> bool:
+    """Whether it is worth asking for the xattr ``whiteout``, in a directory marked ``opaque=x``."""
+    return stat.S_ISREG(mode) and size == 0
+
+
 def make_whiteout(dir_fd: int, name: bytes) -> None:
     """Create a whiteout; the kernel lets ordinary users create exactly this device (since 5.8)."""
     os.mknod(name, stat.S_IFCHR, WHITEOUT_RDEV, dir_fd=dir_fd)

@@ -43,4 +43,5 @@ def entries(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[
 
 
 def _is_xattr_whiteout(sb: Superblock, backing: Backing) -> bool:
-    return backing.stat().st_size == 0 and backing.find_xattr(sb.marks.whiteout) is not None
+    st = backing.stat()
+    return marks.may_be_xattr_whiteout(st.st_mode, st.st_size) and backing.find_xattr(sb.marks.whiteout) is not None

@@ -30,7 +30,7 @@ def check(
     if flags == linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE:
         raise _error(errno.EINVAL)
     check_name(new_name)
-    old = lookup(sb, parent, name)
+    old, _ = lookup(sb, parent, name)
     new = find(sb, new_parent, new_name)
     if flags & linux.RENAME_NOREPLACE and new is not None:
         raise _error(errno.EEXIST)
@@ -110,18 +110,21 @@ def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode,
 
 def _make_opaque_if_merging(sb: Superblock, moved: Inode, parent: Inode) -> None:
     """A pure upper directory must not merge with what lies below its new place (ovl_set_opaque_xerr)."""
-    if moved.is_dir and parent.lower and moved.upper is not None:
-        if moved.upper.find_xattr(sb.marks.opaque) != marks.OPAQUE_YES:
-            try:
-                moved.upper.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
-            except OSError as error:
-                raise _error(errno.EXDEV if error.errno == errno.EOPNOTSUPP else error.errno or errno.EIO) from None
+    if not (moved.is_dir and parent.lower):
+        return
+    assert moved.upper is not None
+    if moved.upper.find_xattr(sb.marks.opaque) == marks.OPAQUE_YES:
+        return
+    try:
+        moved.upper.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+    except OSError as error:
+        raise _error(errno.EXDEV if error.errno == errno.EOPNOTSUPP else error.errno or errno.EIO) from None
 
 
 def _clear_stale_whiteouts(sb: Superblock, directory: Inode) -> None:
     """Whiteouts in a directory with nothing below serve nothing, but would make rename(2) fail."""
     assert directory.upper is not None
-    for entry in list(directory.upper.scan()):
+    for entry in directory.upper.scan():
         os.unlink(entry.name, dir_fd=directory.upper.dir_fd())
 
 

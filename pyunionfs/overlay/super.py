@@ -141,7 +141,8 @@ class Superblock:
 
 def default_work(upper: bytes) -> bytes:
     """The work directory of an upper directory for which none was named: a hidden sibling, made if needed."""
-    os.stat(upper)  # a missing upper directory is an error, and no reason to make anything beside it
+    if not os.path.isdir(upper):  # then nothing should be made beside it either
+        raise OSError(errno.ENOENT, f"upper directory {os.fsdecode(upper)} does not exist")
     head, tail = os.path.split(os.path.realpath(upper))
     work = os.path.join(head, b"." + tail + b".work")
     os.makedirs(work, mode=0o700, exist_ok=True)
@@ -175,13 +176,23 @@ def _open_lower(path: bytes, fds: DirFds) -> Layer:
 
 
 def _open_below(base: Layer, relative: bytes, path: bytes) -> int:
+    """Open a directory by its way below ``base``; what is mounted on the way is another mount."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        return linux.openat2(base.root.fd, relative, flags, resolve=linux.RESOLVE_NO_XDEV)
+        real = os.stat(path)
+        fd = linux.openat2(base.root.fd, relative, flags, resolve=linux.RESOLVE_NO_XDEV)
     except OSError as error:
         if error.errno == errno.EXDEV:
-            raise OSError(errno.EINVAL, "the work and the upper directory must be under the same mount") from None
-        raise OSError(error.errno, f"{os.fsdecode(path)}: {error.strerror}") from None
+            raise _other_mount() from None
+        raise OSError(error.errno, f"directory {os.fsdecode(path)}: {error.strerror}") from None
+    if not os.path.samestat(real, os.fstat(fd)):  # in a clone, what other mounts hide comes to light
+        os.close(fd)
+        raise _other_mount()
+    return fd
+
+
+def _other_mount() -> OSError:
+    return OSError(errno.EINVAL, "the work and the upper directory must be under the same mount")
 
 
 def _contains(outer: bytes, inner: bytes) -> bool:

@@ -65,7 +65,7 @@ class Workdir:
             directory.chmod(0o700)  # the kernel makes it with no permissions at all
         fd = os.open(b"work", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
         directory.parent, directory.fd = None, fd
-        for entry in list(directory.scan()):
+        for entry in directory.scan():
             if entry.name == b"incompat":
                 raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
             remove_tree(directory, entry.name)

@@ -1,12 +1,10 @@
 """What an upper directory changes, as ``docker diff`` prints it: A added, C changed, D deleted.
 
-A directory is listed as changed when an entry in it was added or deleted, or its own mode, owner or xattrs
-differ; a directory that was copied up only on the way to a file deeper down is listed too if something right
-in it changed, as docker does.
+As there, a directory is listed as changed if anything was added or deleted below it, or if its own mode,
+owner or time of modification differs; not if it was merely copied up on the way to a changed file.
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -57,18 +55,17 @@ def _walk(upper: Overlay, here: Inode, lower: Overlay | None, below: Inode | Non
             inside = list(_walk(upper, new, lower, old_dir, path + b"/" + name))
         if old is None and (lower is not None or not _was_copied(upper, new)):
             yield Change(_show(path, name), "A")
-        elif old is None or not new.is_dir or old_dir is None or _touched(path + b"/" + name, inside, new, old):
+        elif old is None or not new.is_dir or old_dir is None or _touched(inside, new, old):
             yield Change(_show(path, name), "C")
         yield from inside
 
 
-def _touched(path: bytes, inside: list[Change], new: Inode, old: Inode) -> bool:
-    """Whether a directory itself changed: an entry right in it, or its attributes."""
-    here = os.fsdecode(path)
-    if any(os.path.dirname(change.path) == here for change in inside):
+def _touched(inside: list[Change], new: Inode, old: Inode) -> bool:
+    """Whether a directory counts as changed itself."""
+    if any(change.kind != "C" for change in inside):
         return True
     a, b = new.lower[0].stat(), old.real.stat()
-    return (stat.S_IMODE(a.st_mode), a.st_uid, a.st_gid) != (stat.S_IMODE(b.st_mode), b.st_uid, b.st_gid)
+    return (a.st_mode, a.st_uid, a.st_gid, a.st_mtime_ns) != (b.st_mode, b.st_uid, b.st_gid, b.st_mtime_ns)
 
 
 def _was_copied(upper: Overlay, new: Inode) -> bool:

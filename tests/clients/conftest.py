@@ -1,7 +1,6 @@
 """The fixture of the tests of real programs: each runs on pyunionfs, and on the kernel's overlay.
 
-What fails on the kernel's overlay is a wrong test. Its ``index=on`` keeps hard links together, which
-pyunionfs does unasked.
+What fails on the kernel's overlay is a wrong test. Its ``index=on`` makes hard links behave as natively.
 """
 
 import os
@@ -33,7 +32,7 @@ def kernel(layers: Layers) -> Iterator[Path]:
         try:
             merged = stack.enter_context(mounts.kernel(layers, {**mounts.PLAIN, "index": "on"}))
         except OSError as error:
-            pytest.skip(f"the kernel's overlay cannot be mounted here: {error}")
+            pytest.skip(f"the kernel's overlay cannot be mounted here: {error.strerror}")
         yield merged
 
 

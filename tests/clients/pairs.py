@@ -81,7 +81,7 @@ class Pair:
     def both(self, *argv: str | Path) -> str:
         """Run it in the union and natively; both must succeed and say the same, which is returned."""
         ours, theirs = (run(*argv, cwd=place) for place in self.places)
-        assert ours == theirs
+        assert ours == theirs, f"{argv}: in the union\n{ours}\nand natively\n{theirs}"
         return ours
 
     def same(self) -> None:
@@ -90,7 +90,8 @@ class Pair:
 
 
 def equal(union: Snapshot, native: Snapshot) -> None:
-    assert diff(union, native, names=("union", "native")) == ""
+    difference = diff(union, native, names=("union", "native"))
+    assert not difference, difference
 
 
 def run(*argv: str | Path, cwd: Path) -> str:

@@ -8,6 +8,7 @@ layer of the variants ``*-lower`` before the mount; elsewhere they are built thr
 import contextlib
 import functools
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def _variant_of(item: pytest.Item) -> str | None:
 
 
 def _directory_of(item: pytest.Item) -> str:
-    """A name for the test's directory: the same one for each filesystem."""
-    return item.name.replace(f"[{_variant_of(item)}]", "").replace(f"{_variant_of(item)}-", "").replace("/", "_")
+    """A name for the test's directory: the same one for each filesystem, short, and a plain file name."""
+    parameters = item.name.removeprefix(item.originalname).replace(_variant_of(item), "", 1)
+    plain = "".join(char if char.isalnum() else "-" for char in parameters[:40]).strip("-")
+    return f"{item.originalname}-{plain}-{zlib.crc32(parameters.encode()):08x}"
 
 
 class Mounts:

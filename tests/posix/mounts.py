@@ -79,9 +79,8 @@ def pyfuse3(layers: Layers, options: Options = PLAIN, *, read_only: bool = False
     import pyunionfs
 
     writable = {} if read_only else {"upper": layers.upper, "work": layers.work}
-    with pyunionfs.mounted(
-        lower=list(layers.lower), mountpoint=layers.merged, options=dict(options), **writable
-    ) as path:
+    known = {key: value for key, value in options.items() if key != "uuid"}  # there is no uuid of a mount
+    with pyunionfs.mounted(lower=layers.lower, mountpoint=layers.merged, options=known, **writable) as path:
         yield Path(path)
 
 

@@ -94,7 +94,7 @@ def test_holes_survive_a_copy_up(fs: Filesystem) -> None:
         file.write(b"+")
     status = os.stat(fs.path / "file")
     assert status.st_size == 4 + (8 << 20) + 5
-    assert status.st_blocks * 512 < 1 << 20
+    assert status.st_blocks * 512 < 4 << 20  # the kernel skips holes in steps of 1 MiB
     data = (fs.path / "file").read_bytes()
     assert data[:4] == b"head"
     assert data[-5:] == b"tail+"

@@ -93,7 +93,7 @@ def test_rename_over_an_existing_name(fs: Filesystem, source: str, target: str) 
 
 
 @given(TREE)
-@pytest.mark.parametrize(("source", "target"), product(DIRECTORIES, DIRECTORIES))
+@pytest.mark.parametrize(("source", "target"), [*product(DIRECTORIES, DIRECTORIES)])
 def test_rename_of_a_directory_over_a_directory(fs: Filesystem, source: str, target: str) -> None:
     check_rename_over(fs, source, target)
 
@@ -140,7 +140,7 @@ def check_exchange(fs: Filesystem, one: str, two: str) -> None:
 
 
 @given(TREE)
-@pytest.mark.parametrize(("one", "two"), product(OTHERS, OTHERS))
+@pytest.mark.parametrize(("one", "two"), [*product(OTHERS, OTHERS)])
 def test_exchange(fs: Filesystem, one: str, two: str) -> None:
     check_exchange(fs, one, two)
 

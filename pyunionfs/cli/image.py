@@ -1,0 +1,362 @@
+"""``pyunionfs image``: load archives of container images, look at them, take them apart.
+
+Parse, call :class:`~pyunionfs.image.store.Store`, print: nothing else happens here. Errors pass through; the
+group that this one belongs to turns them into one line.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyunionfs.image.archive import split_reference
+from pyunionfs.image.images import Image
+from pyunionfs.image.layers import Layer
+from pyunionfs.image.store import Progress, Store
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@click.group()
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The store. Default: $PYUNIONFS_ROOT, else /var/lib/pyunionfs for root and "
+    "~/.local/share/pyunionfs for others.",
+)
+@click.pass_context
+def image(context: click.Context, root: Path | None) -> None:
+    """Container images as layers of a union.
+
+    An image is a stack of layers and a configuration. A LAYER is a tar with what one build step added or
+    changed; its name is its DIFF ID, the sha256 of that tar. What a step deleted stands in the layer as a
+    WHITEOUT: an entry .wh.NAME in the tar, a character device 0:0 once unpacked, the form that overlayfs
+    understands.
+
+    The store keeps each layer once, unpacked, however many images have it.
+    """
+    context.obj = Store(root)
+
+
+@image.command()
+@click.argument("archive")
+@click.option("--tag", metavar="NAME", help="Call the image NAME instead of what the archive says.")
+@click.option("--platform", metavar="OS/ARCH", help="Which image of a multi-platform one. Default: this machine's.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@_as_json
+@click.pass_obj
+def load(store: Store, archive: str, tag: str | None, platform: str | None, quiet: bool, as_json: bool) -> None:
+    """Load the images of ARCHIVE into the store.
+
+    ARCHIVE is what `docker save`, `podman save` or `skopeo copy` wrote: a tar, plain or compressed with gzip,
+    bzip2, xz or zstd; an OCI layout or skopeo's dir (a directory); or - for standard input. Of several images
+    in one archive, ARCHIVE#NAME:TAG takes one.
+
+    Every digest is verified. Layers that the store has already are shared, not unpacked again.
+
+    \b
+    Examples:
+      docker save app:4 | pyunionfs image load -
+      pyunionfs image load ci.tar#app:4
+    """
+    counted: dict[str, dict[str, int]] = {}
+
+    def count(event: Progress) -> None:
+        if event.step in ("new", "shared"):
+            kinds = counted.setdefault(event.image, {"new": 0, "shared": 0})
+            kinds[event.step] += 1
+
+    with _progress_bar(quiet or not sys.stderr.isatty()) as show_progress:
+
+        def listen(event: Progress) -> None:
+            count(event)
+            show_progress(event)
+
+        found = store.load(
+            _open(archive), reference=_reference(archive), tag=tag, platform=platform, progress=listen
+        )
+    none = {"new": 0, "shared": 0}
+    if as_json:
+        _print_json([_summary(item) | {"Loaded": counted.get(item.id, none)} for item in found])
+        return
+    for item in found:
+        kinds = counted.get(item.id, none)
+        names = " ".join(item.tags) or "(no tag)"
+        layers = f"{len(item.layers)} layers: {kinds['new']} new, {kinds['shared']} shared"
+        click.echo(f"{names}  {item.short_id}  {layers}")
+        for remark in _remarks(item):
+            click.echo(f"  note: {remark}", err=True)
+
+
+def load_for_mount(archive: str, root: str | None) -> list[Path]:
+    """The lowerdirs of one image, top to bottom, for ``pyunionfs mount --image``.
+
+    ``archive`` is as for ``image load``; where no such file exists, an image in the store of that name. Layers
+    that the store has are not unpacked again. Raises ImageError, OSError.
+    """
+    store = Store(root)
+    is_archive = os.path.lexists(split_reference(archive, exists=os.path.lexists(archive))[0])
+    if archive == "-" or archive.startswith("-#") or is_archive:
+        return store.load(_open(archive), reference=_reference(archive), single=True)[0].lowerdirs
+    return store.image(archive).lowerdirs
+
+
+def _open(archive: str) -> Any:
+    return sys.stdin.buffer if archive == "-" or archive.startswith("-#") else archive
+
+
+def _reference(archive: str) -> str | None:
+    return archive[2:] if archive.startswith("-#") else None
+
+
+def _remarks(item: Image) -> Iterator[str]:
+    """What a person should know of how the layers were unpacked; nothing when all was as usual."""
+    usual = ("directories without an entry", "AUFS metadata ignored")
+    for layer in item.layers:
+        for what, remark in layer.report.remarks.items():
+            if what not in usual:
+                names = ", ".join(remark.names[:2]) + (", ..." if remark.count > 2 else "")
+                yield f"layer {layer.short_id}: {what}: {remark.count} ({names})"
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    if quiet:
+        yield lambda event: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def listen(event: Progress) -> None:
+            if event.step == "spool":
+                text = "reading the archive"
+            else:
+                text = f"layer {event.number}/{event.layers} {event.layer[7:19]}"
+            if text not in tasks:
+                tasks[text] = bars.add_task(text, total=event.total or None)
+            bars.update(tasks[text], completed=event.done)
+
+        yield listen
+
+
+@image.command("ls")
+@_as_json
+@click.pass_obj
+def list_images(store: Store, as_json: bool) -> None:
+    """List the images in the store."""
+    images = store.images()
+    if as_json:
+        _print_json([_summary(item) for item in images])
+        return
+    table = _table("TAG", "IMAGE ID", "CREATED", "PLATFORM", ">LAYERS", ">SIZE")
+    for item in images:
+        for tag in item.tags or ("(none)",):
+            row = (
+                tag,
+                item.short_id,
+                _plain(item.created[:19]),
+                _plain(item.platform),
+                str(len(item.layers)),
+                _size(item.size),
+            )
+            table.add_row(*row)
+    _print_table(table)
+
+
+@image.command()
+@click.argument("reference", metavar="IMAGE")
+@_as_json
+@click.pass_obj
+def inspect(store: Store, reference: str, as_json: bool) -> None:
+    """Show the configuration and the layers of IMAGE: a tag, an id, or the start of an id.
+
+    Layers are listed from the base up. The path of each is a directory that a union takes as a lowerdir.
+    """
+    item = store.image(reference)
+    if as_json:
+        _print_json(_details(item))
+        return
+    for label, value in _facts(item):
+        click.echo(f"{label + ':' if label else '':14}{_plain(value)}".rstrip())
+    click.echo()
+    table = _table("#", "DIFF ID", ">FILES", ">SIZE", "WHITEOUTS", "DIRECTORY")
+    for number, layer in enumerate(item.layers):
+        report = layer.report
+        marks = f"{report.whiteouts}" + (f" + {report.opaques} opaque" if report.opaques else "")
+        table.add_row(str(number), layer.short_id, str(layer.files), _size(layer.size), marks, str(layer.path))
+    _print_table(table)
+
+
+def _facts(item: Image) -> Iterator[tuple[str, str]]:
+    config = item.config
+    yield "Id", item.id
+    yield "Tags", " ".join(item.tags) or "(none)"
+    yield "Created", item.created or "(unknown)"
+    yield "Platform", item.platform
+    yield "Size", _size(item.size)
+    for key in ("Entrypoint", "Cmd"):
+        yield key, json.dumps(config.run_list(key)) if config.run_list(key) else ""
+    yield "User", config.run_text("User") or "(root)"
+    yield "Workdir", config.run_text("WorkingDir") or "/"
+    for number, variable in enumerate(config.run_list("Env")):
+        yield "" if number else "Env", variable
+
+
+@image.command()
+@click.argument("reference", metavar="IMAGE")
+@_as_json
+@click.pass_obj
+def history(store: Store, reference: str, as_json: bool) -> None:
+    """Show how IMAGE was built: each step, newest first, and the layer it made.
+
+    Steps such as ENV and CMD changed only the configuration and made no layer.
+    """
+    entries = list(reversed(store.image(reference).history))
+    if as_json:
+        _print_json(
+            [
+                {
+                    "Created": entry.step.created,
+                    "CreatedBy": entry.step.created_by,
+                    "Comment": entry.step.comment,
+                    "EmptyLayer": entry.layer is None,
+                    "Layer": _layer(entry.layer) if entry.layer else None,
+                }
+                for entry in entries
+            ]
+        )
+        return
+    table = _table("LAYER", "CREATED", ">SIZE", "CREATED BY")
+    for entry in entries:
+        layer = entry.layer
+        made = (layer.short_id, _size(layer.size)) if layer else ("-", "0 B")
+        said = entry.step.created_by or entry.step.comment or "(no record)"
+        table.add_row(made[0], _plain(entry.step.created[:19]), made[1], _plain(said))
+    _print_table(table)
+
+
+@image.command()
+@click.argument("reference", metavar="IMAGE")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@_as_json
+@click.pass_obj
+def extract(store: Store, reference: str, directory: Path, as_json: bool) -> None:
+    """Unpack each layer of IMAGE into a directory of its own below DIRECTORY.
+
+    00-... is the base. Deletions are overlayfs whiteouts (character devices 0:0), so the directories can be
+    mounted as they are, the top one leftmost.
+    """
+    paths = store.extract(store.image(reference), directory)
+    if as_json:
+        _print_json([str(path) for path in paths])
+        return
+    for path in paths:
+        click.echo(path)
+
+
+@image.command()
+@click.argument("references", metavar="IMAGE...", nargs=-1, required=True)
+@_as_json
+@click.pass_obj
+def rm(store: Store, references: tuple[str, ...], as_json: bool) -> None:
+    """Remove images, and the layers that no other image has.
+
+    A tag of several is only taken off; the last one removes the image. An id removes it with all its tags.
+    """
+    removed = [store.remove(reference) for reference in references]
+    if as_json:
+        _print_json([{"Tags": r.tags, "Images": r.images, "Layers": r.layers} for r in removed])
+        return
+    for item in removed:
+        for name in item.tags:
+            click.echo(f"untagged {name}")
+        for image_id in item.images:
+            click.echo(f"removed  {image_id}")
+        for diff_id in item.layers:
+            click.echo(f"removed  layer {diff_id}")
+
+
+# -- printing
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in powers of 1000 as docker prints them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _plain(text: str) -> str:
+    """Text of an archive, on one line, and unable to control the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _table(*headings: str) -> Any:
+    """A table; ``>`` before a heading aligns the column to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        right = heading.startswith(">")
+        table.add_column(heading.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # In a pipe nothing is cut: the width is a terminal's business only.
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    report = layer.report
+    return {
+        "DiffId": layer.diff_id,
+        "Size": layer.size,
+        "Files": layer.files,
+        "Whiteouts": report.whiteouts,
+        "Opaques": report.opaques,
+        "Path": str(layer.path),
+        "Remarks": {what: remark.count for what, remark in report.remarks.items()},
+    }
+
+
+def _summary(item: Image) -> dict[str, Any]:
+    return {
+        "Id": item.id,
+        "RepoTags": list(item.tags),
+        "Created": item.created,
+        "Architecture": item.config.text("architecture"),
+        "Os": item.config.text("os"),
+        "Size": item.size,
+        "Layers": len(item.layers),
+    }
+
+
+def _details(item: Image) -> dict[str, Any]:
+    return _summary(item) | {
+        "Author": item.config.text("author"),
+        "Config": item.config.run,
+        "RootFS": {"Type": "layers", "Layers": [layer.diff_id for layer in item.layers]},
+        "Layers": [_layer(layer) for layer in item.layers],
+        "LowerDirs": [str(path) for path in item.lowerdirs],
+    }

@@ -1,0 +1,24 @@
+"""Layers for tests of the core in process: no mount, any user."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trees import build
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stacks import TREE_BASE, TREE_TOP, Stack
+
+from pyunionfs import Overlay, Paths
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    for name, tree in (("top", TREE_TOP), ("base", TREE_BASE), ("upper", {})):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name, tree)
+    top, base, upper = tmp_path / "top", tmp_path / "base", tmp_path / "upper"
+    with Overlay([top, base], upper) as overlay:
+        yield Stack(top, base, upper, overlay, Paths(overlay))
