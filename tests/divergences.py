@@ -26,4 +26,9 @@ DIVERGENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "test_fallocate_extends": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
     "test_fallocate_punches_holes": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
     "test_o_tmpfile_can_be_written_and_linked": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_hard_links_stay_together_when_one_is_written": ((KERNEL_LOWER + PYFUSE3_LOWER, _HARD_LINKS),),
+    "test_removing_one_of_two_links_lowers_nlink": ((KERNEL_LOWER + PYFUSE3_LOWER, _HARD_LINKS),),
+    "test_d_ino_of_dot_dot": ((KERNEL_LOWER, "xino=off: the number of a parent in another layer"),),
+    "test_a_removed_directory_has_no_links": ((KERNEL_LOWER, "a merged directory keeps its link count"),),
+    "test_the_device_0_0_can_be_made": ((KERNEL + KERNEL_LOWER, "it would be a whiteout (EPERM)"),),
 }

@@ -36,7 +36,7 @@ class _Lazy(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().main(*args, **kwargs, standalone_mode=False)
+            return super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.exceptions.Exit as ended:
             sys.exit(ended.exit_code)
         except click.UsageError as error:

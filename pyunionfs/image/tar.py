@@ -112,14 +112,17 @@ class TarReader:
         self._current: Entry | None = None
 
     def __iter__(self) -> Iterator[Entry]:
-        for _ in range(self._limits.max_entries):
+        count = 0
+        while True:
             self._skip(self._left + self._padding)
             self._left = self._padding = 0
             entry = self._next()
             if entry is None:
                 return
+            count += 1
+            if count > self._limits.max_entries:
+                raise ImageError(f"{self._where}: more than the allowed {self._limits.max_entries} entries")
             yield entry
-        raise ImageError(f"{self._where}: more than the allowed {self._limits.max_entries} entries")
 
     def data(self) -> Iterator[tuple[int, bytes]]:
         """The current entry's content as ``(offset in the file, bytes)``; holes are not mentioned."""

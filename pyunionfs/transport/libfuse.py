@@ -15,7 +15,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -38,12 +38,12 @@ _INFO_XATTR = INFO_XATTR.encode()
 
 
 def _handler(
-    method: Callable[Concatenate["Adapter", P], Awaitable[R]],
-) -> Callable[Concatenate["Adapter", P], Awaitable[R]]:
+    method: Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]]:
     """The one translator of errors."""
 
     @functools.wraps(method)
-    async def call(self: "Adapter", *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(self: "Adapter", /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await method(self, *args, **kwargs)
         except FUSEError:

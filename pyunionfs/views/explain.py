@@ -77,8 +77,8 @@ def explain(union: Union, path: bytes) -> Explanation:
 def _rows(union: Union, overlay: Overlay, parent: Inode, name: bytes | None) -> list[Row]:
     found: dict[int, tuple[Kind, str]] = {}
     if name is None:
-        for directory in directories_of(parent):
-            found[directory.layer.index] = (Kind.DIRECTORY, "directory (root of the layer)")
+        for root in directories_of(parent):
+            found[root.layer.index] = (Kind.DIRECTORY, "directory (root of the layer)")
     else:
         probe = Probe(overlay.sb.marks, directories_of(parent), name, parent.xattr_whiteouts)
         for kind, (backing, st) in _probed(probe):
