@@ -64,7 +64,7 @@ def tour() -> None:
     run("pyunionfs mount --image web.tar --upper upper merged")
     run("pyunionfs mounts")
     run("cd merged && find . -type f | sort")
-    tell("Why is a file what it is? Ask each layer, from the top. (The layers have the numbers of the table above.)")
+    tell("Why is a file what it is? Ask each layer, from the top. (lower 0 is the top one.)")
     run("pyunionfs explain merged/app/config.ini merged/app/static merged/var/log/install.log")
 
     chapter("3. Writing copies up")

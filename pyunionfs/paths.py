@@ -26,7 +26,7 @@ class Paths:
 
     @property
     def _caller(self) -> Caller:
-        return Caller(os.geteuid(), os.getegid(), os.getpid())
+        return Caller(os.geteuid(), os.getegid())
 
     @contextmanager
     def _at(self, path: PathLike) -> Iterator[Attr]:

@@ -47,11 +47,14 @@ class SetAttr:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: credentials of the process behind a request."""
+    """Who asks: credentials of the process behind a request.
+
+    ``umask`` is still to be applied to the mode of what is created, unless the directory has a default ACL.
+    """
 
     uid: int
     gid: int
-    pid: int = 0
+    umask: int = 0
 
 
 class DirEntry(NamedTuple):

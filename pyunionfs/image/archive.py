@@ -13,7 +13,7 @@ from pyunionfs.image import docker, jsons, oci
 from pyunionfs.image.archived import ArchivedImage, Candidate, NotAnImageError, read_document
 from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
-from pyunionfs.image.reference import id_prefix, normalise
+from pyunionfs.image.reference import id_prefix, normalised
 from pyunionfs.image.source import Source, open_source
 
 
@@ -76,7 +76,7 @@ class Archive:
         if reference is None:
             return self._all()
         for candidate in self.candidates:
-            if reference in candidate.names or _normalised(reference) in candidate.tags:
+            if reference in candidate.names or normalised(reference) in candidate.tags:
                 return [candidate.read()]
         prefix = id_prefix(reference)
         if prefix is not None:
@@ -106,13 +106,6 @@ class Archive:
         if refused is not None and not found:
             raise refused
         return found
-
-
-def _normalised(reference: str) -> str | None:
-    try:
-        return normalise(reference)
-    except ImageError:
-        return None
 
 
 def open_archive(

@@ -79,6 +79,10 @@ class Decompressed(io.RawIOBase):
         self._output = self._output[count:]
         return count
 
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
     def _step(self) -> bool:
         """Decode one more piece; False at the end of the stream."""
         if self._decoder is None and not self._next_member():

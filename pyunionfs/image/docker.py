@@ -20,7 +20,7 @@ from pyunionfs.image.archived import (
 )
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.limits import Limits
-from pyunionfs.image.reference import normalise
+from pyunionfs.image.reference import normalised
 from pyunionfs.image.source import Source
 
 MANIFEST = "manifest.json"
@@ -37,7 +37,7 @@ def candidates(source: Source, table: list[Any], limits: Limits) -> list[Candida
     for item in table:
         entry = jsons.expect(item, dict, what=where)
         names = tuple(jsons.strings(entry.get("RepoTags"), what=f"{where}: RepoTags"))
-        tags = tuple(dict.fromkeys(normalise(name) for name in names))
+        tags = tuple(dict.fromkeys(filter(None, map(normalised, names))))
         found.append(Candidate(names, tags, partial(_read, source, entry, tags, limits)))
     return found
 

@@ -5,6 +5,7 @@ A document is what its keys say: ``manifests`` makes an index, ``config`` and ``
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from pyunionfs.image.archived import (
 )
 from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.limits import Limits
-from pyunionfs.image.reference import named_after, normalise
+from pyunionfs.image.reference import named_after, normalised
 from pyunionfs.image.source import Source
 
 INDEX = "index.json"
@@ -87,6 +88,7 @@ def descriptors(table: dict[str, Any], *, where: str) -> list[dict[str, Any]]:
         platform = jsons.member(descriptor, "platform", dict, {}, what=f"{where}: manifests")
         attested = _annotations(descriptor, where).get(_REFERENCE_TYPE) == "attestation-manifest"
         if not attested and platform.get("os") != "unknown":
+            checked_digest(descriptor.get("digest"), what=f"{where}: digest")
             found.append(descriptor)
     if len(found) > _MAX_INDEX:
         raise ImageError(f"{where}: more than the allowed {_MAX_INDEX} manifests")
@@ -104,10 +106,14 @@ def candidates(layout: Layout, table: dict[str, Any]) -> list[Candidate]:
     """
     where = f"{layout.source.where}: {INDEX}"
     groups: dict[object, list[dict[str, Any]]] = {}
-    for position, descriptor in enumerate(descriptors(table, where=where)):
-        names = _names(descriptor, where)
-        shared = "platform" in descriptor and "/".join(names)
-        groups.setdefault(shared or (position, names), []).append(descriptor)
+    seen: Counter[object] = Counter()
+    for descriptor in descriptors(table, where=where):
+        names, platform = _names(descriptor, where), platform_of(descriptor)
+        seen[names, platform] += 1
+        # The second of a platform is another image.
+        groups.setdefault((names, seen[names, platform] if platform else descriptor["digest"]), []).append(
+            descriptor
+        )
     found = []
     for group in groups.values():
         names = _names(group[0], where)
@@ -125,9 +131,10 @@ def _tags(source: Source, descriptor: dict[str, Any], where: str) -> tuple[str, 
     """The full name where one is given; a lone tag is put behind the layout's own name."""
     for name in _names(descriptor, where):
         if "/" in name or ":" in name:
-            return (normalise(name),)
-        stem = os.path.basename(os.path.abspath(source.where)).partition(".")[0]
-        tag = named_after(stem, name)
+            tag = normalised(name)
+        else:
+            stem = os.path.basename(os.path.abspath(source.where)).partition(".")[0]
+            tag = named_after(stem, name)
         return (tag,) if tag else ()
     return ()
 

@@ -9,9 +9,10 @@ import re
 from pyunionfs.image.errors import ImageError, show
 
 # distribution's reference grammar, without a digest
-_NAME = r"[A-Za-z0-9]+(?:[._:/-]+[A-Za-z0-9]+)*"
+_PART = r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*"
+_NAME = rf"{_PART}(?::[0-9]+(?=/))?(?:/{_PART})*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-_REFERENCE = re.compile(rf"({_NAME}?)(?::({_TAG}))?(@[a-z0-9]+:[0-9a-f]{{32,}})?")
+_REFERENCE = re.compile(rf"({_NAME})(?::({_TAG}))?(@[a-z0-9]+:[0-9a-f]{{32,}})?")
 _DEFAULT_PREFIXES = ("docker.io/library/", "index.docker.io/library/", "docker.io/", "localhost/")
 _MAX = 512  # characters; names are limited to 255, tags to 128
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
@@ -20,7 +21,7 @@ _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 def normalise(reference: str) -> str:
     """The short form, always with a tag; a digest after ``@`` is kept. Raises ImageError for what is none."""
     match = _REFERENCE.fullmatch(reference) if len(reference) <= _MAX else None
-    if match is None or match[1].rpartition("/")[2] == "":
+    if match is None:
         raise ImageError(f"{show(reference)} is no image reference (repository:tag)")
     name, tag, digest = match[1], match[2], match[3] or ""
     for prefix in _DEFAULT_PREFIXES:
@@ -28,6 +29,14 @@ def normalise(reference: str) -> str:
             name = name[len(prefix) :]
             break
     return f"{name}:{tag or 'latest'}{digest}" if tag or not digest else name + digest
+
+
+def normalised(reference: str) -> str | None:
+    """As :func:`normalise`; None for what is no reference (``<none>:<none>``, a free name of an OCI layout)."""
+    try:
+        return normalise(reference)
+    except ImageError:
+        return None
 
 
 def id_prefix(reference: str) -> str | None:
@@ -39,7 +48,4 @@ def id_prefix(reference: str) -> str | None:
 def named_after(stem: str, tag: str) -> str | None:
     """``stem:tag`` for an image of a layout that knows only a tag, as ``oci:DIR:TAG`` names it; None if odd."""
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")
-    try:
-        return normalise(f"{name}:{tag}")
-    except ImageError:
-        return None
+    return normalised(f"{name}:{tag}")

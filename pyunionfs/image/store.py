@@ -33,7 +33,7 @@ from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.images import Image, ImageStore, not_found
 from pyunionfs.image.layers import Layer, LayerStore
 from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
-from pyunionfs.image.reference import id_prefix, normalise
+from pyunionfs.image.reference import id_prefix, normalise, normalised
 from pyunionfs.image.streams import Meter
 from pyunionfs.image.tree import remove_tree
 from pyunionfs.image.unpack import unpack
@@ -143,10 +143,7 @@ class Store:
         return image
 
     def _resolve(self, reference: str, tags: dict[str, str]) -> str:
-        try:
-            image_id = tags.get(normalise(reference))
-        except ImageError:
-            image_id = None
+        image_id = tags.get(normalised(reference) or "")
         if image_id is not None:
             return image_id
         prefix = id_prefix(reference)
@@ -287,11 +284,8 @@ class Store:
             tags = self.tags()
             image_id = self._resolve(reference, tags)
             mine = _tags_of(image_id, tags)
-            try:
-                named = normalise(reference) if tags.get(normalise(reference)) == image_id else None
-            except ImageError:
-                named = None
-            if named is not None and len(mine) > 1:
+            named = normalised(reference)
+            if named in mine and len(mine) > 1:
                 self._write_tags({name: i for name, i in tags.items() if name != named})
                 return Removed((named,), (), ())
             return self._remove_image(image_id, tags)

@@ -58,6 +58,10 @@ class Tap(io.RawIOBase):
                 sink(view)
         return count
 
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
 
 class Meter:
     """A sink that raises ImageError once more than ``limit`` bytes flowed past."""
@@ -84,7 +88,8 @@ def drain(stream: io.BufferedReader) -> int:
 
 def read_bounded(stream: io.RawIOBase, limit: int, what: str) -> bytes:
     """The whole stream, which may not exceed ``limit`` bytes. Raises ImageError."""
-    data = buffered(stream).read(limit + 1)
+    with buffered(stream) as reader:
+        data = reader.read(limit + 1)
     if len(data) > limit:
         raise ImageError(f"{what}: more than the allowed {limit} bytes")
     return data

@@ -89,22 +89,14 @@ class Tree:
         fd = self._open[known] if known else self._root
         if known:
             self._open.move_to_end(known)
-        ours = False  # whether fd is to be closed when the next is open
-        done = known
         for name in path[len(known) :].split(b"/"):
-            if not name:
-                continue
-            done = done + b"/" + name if done else name
-            try:
-                below = self._step(fd, name, done, create=create)
-            finally:
-                if ours:
-                    os.close(fd)
-            if below is None:
-                return None
-            fd, ours = below, True
-        if ours:
-            self._keep(path, fd)
+            if name:
+                known = known + b"/" + name if known else name
+                below = self._step(fd, name, known, create=create)
+                if below is None:
+                    return None
+                fd = below
+                self._keep(known, fd)
         return fd
 
     def _step(self, fd: int, name: bytes, path: bytes, *, create: bool) -> int | None:

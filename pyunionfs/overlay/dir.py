@@ -22,8 +22,8 @@ from .readdir import is_empty
 from .super import Superblock
 
 _ACL_DEFAULT = "system.posix_acl_default"
-Make = Callable[[int, bytes], None]
-"""Makes the bare object at ``(dir_fd, name)``."""
+Make = Callable[[int, bytes, int], None]
+"""Makes the bare object at ``(dir_fd, name)`` with the permission bits that are the third argument."""
 
 
 # -- what is there -----------------------------------------------------------------------------------------
@@ -55,9 +55,11 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
     upper = _prepare(sb, parent, name)
     _, workdir = sb.writable()
     is_dir = stat.S_ISDIR(mode)
+    if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
+        mode &= ~caller.umask
     if upper_kind(sb, parent, name) is not Kind.WHITEOUT:
         dir_fd = upper.dir_fd()
-        make(dir_fd, name)
+        make(dir_fd, name, stat.S_IMODE(mode))
         new = upper.child(name)
         try:
             _own(new, upper.stat(), mode, caller)
@@ -66,7 +68,7 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
             raise
     else:
         with _stage(sb, upper) as stage:
-            make(stage.dir_fd(), name)
+            make(stage.dir_fd(), name, stat.S_IMODE(mode))
             new = stage.child(name)
             _own(new, upper.stat(), mode, caller)
             if is_dir:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .super import Superblock
 
 _MAY_REOPEN_ANYTHING = os.geteuid() == 0
+_EVICT_TRIES = 8
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -113,16 +114,16 @@ class OpenFiles:
             os.close(entry.fd)
 
     def _evict(self) -> None:
-        if len(self._open) <= self._budget:
-            return
-        for inode, entry in list(self._open.items()):
-            # A file that was created read-only and is still being written can be opened again by root alone.
-            if entry.users or (inode.opens and not _MAY_REOPEN_ANYTHING):
-                continue
-            del self._open[inode]
-            os.close(entry.fd)
+        """Make room. What must stay goes to the young end, so that one call looks at a few entries only."""
+        for _ in range(_EVICT_TRIES):
             if len(self._open) <= self._budget:
                 return
+            inode, entry = self._open.popitem(last=False)
+            # A file that was created read-only and is still being written can be opened again by root alone.
+            if entry.users or (inode.opens and not _MAY_REOPEN_ANYTHING):
+                self._open[inode] = entry
+            else:
+                os.close(entry.fd)
 
 
 def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:

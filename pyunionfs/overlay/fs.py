@@ -157,22 +157,22 @@ class Overlay:
     # -- names -----------------------------------------------------------------------------------------
 
     def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
-        def make(dir_fd: int, at: bytes) -> None:
-            os.mknod(at, mode, rdev, dir_fd=dir_fd)
+        def make(dir_fd: int, at: bytes, permissions: int) -> None:
+            os.mknod(at, stat.S_IFMT(mode) | permissions, rdev, dir_fd=dir_fd)
 
         with self.sb.lock:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
-        def make(dir_fd: int, at: bytes) -> None:
-            os.mkdir(at, stat.S_IMODE(mode), dir_fd=dir_fd)
+        def make(dir_fd: int, at: bytes, permissions: int) -> None:
+            os.mkdir(at, permissions, dir_fd=dir_fd)
 
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
         with self.sb.lock:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
-        def make(dir_fd: int, at: bytes) -> None:
+        def make(dir_fd: int, at: bytes, permissions: int) -> None:
             os.symlink(target, at, dir_fd=dir_fd)
 
         mode = stat.S_IFLNK | 0o777
@@ -182,9 +182,9 @@ class Overlay:
     def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
         fds: list[int] = []
 
-        def make(dir_fd: int, at: bytes) -> None:
+        def make(dir_fd: int, at: bytes, permissions: int) -> None:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fds.append(os.open(at, flags, stat.S_IMODE(mode), dir_fd=dir_fd))
+            fds.append(os.open(at, flags, permissions, dir_fd=dir_fd))
 
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         with self.sb.lock:

@@ -25,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
-from .mount import INFO_XATTR
+from .mount import INFO_XATTR, attach, detach
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +296,8 @@ class Adapter(pyfuse3.Operations):
 
     @_handler
     async def flush(self, fh: Any) -> None:
-        """close(2): nothing is held back that could be flushed."""
+        """close(2): nothing is held back that could be flushed, so the kernel need not ask again."""
+        raise FUSEError(errno.ENOSYS)
 
     @_handler
     async def release(self, fh: Any) -> None:
@@ -348,7 +349,7 @@ class Adapter(pyfuse3.Operations):
 
 
 def _caller(ctx: RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid, ctx.pid)
+    return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 def serve(
@@ -367,12 +368,18 @@ def serve(
     """
     adapter = Adapter(operations, info, on_ready)
     adapter.enable_writeback_cache = writeback
-    os.umask(0)  # the kernel has applied the caller's umask to each mode already
-    pyfuse3.init(adapter, mountpoint, options | {"default_permissions"})
+    os.umask(0)  # the caller's is applied where an object is created
+    options = options | {"default_permissions"}
+    fd = attach(mountpoint, options)
     try:
-        trio.run(_main)
+        pyfuse3.init(adapter, mountpoint if fd is None else f"/dev/fd/{fd}", options)
+        try:
+            trio.run(_main)
+        finally:
+            if fd is not None:
+                detach(mountpoint, fd)
+            pyfuse3.close(unmount=True)
     finally:
-        pyfuse3.close(unmount=True)
         adapter.close()
 
 

@@ -1,4 +1,4 @@
-"""What is mounted, and unmounting: read from the system, never from a file of our own.
+"""Mounting, unmounting and what is mounted: read from the system, never from a file of our own.
 
 ``/proc/self/mountinfo`` tells which mounts are ours (type ``fuse.pyunionfs``); each daemon tells of itself
 through an xattr of its root directory, and what no longer answers is a mount whose daemon died.
@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ INFO_XATTR = "user.pyunionfs"
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
 _EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount
 _UMOUNT_NOFOLLOW = 8
+_MS_POSIXACL = 1 << 16
+_MS_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,38 @@ class Mount:
     @property
     def pid(self) -> int | None:
         return self.info.get("pid")
+
+
+def attach(mountpoint: str, options: Set[str]) -> int | None:
+    """Mount FUSE at a directory by mount(2); returns the descriptor of /dev/fuse that serves it.
+
+    None where only fusermount3 may mount. MS_POSIXACL has the kernel leave the umask to the filesystem, which
+    alone can know whether a default ACL takes its place (fuse_fill_super_common: "umasking inside the fuse
+    code"); fusermount3 does not pass it on.
+    """
+    if os.geteuid() != 0:
+        return None
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    flags = _MS_POSIXACL | sum(bit for name, bit in _MS_FLAGS.items() if name in options)
+    data = [f"fd={fd}", f"rootmode={os.stat(mountpoint).st_mode:o}", "user_id=0", "group_id=0"]
+    data += sorted(options & {"allow_other", "default_permissions"})
+    try:
+        linux.mount(b"pyunionfs", os.fsencode(mountpoint), FSTYPE.encode(), flags, ",".join(data).encode())
+    except PermissionError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def detach(mountpoint: str, fd: int) -> None:
+    """Undo :func:`attach`, unless somebody has unmounted it already."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    if not poll.poll(0):  # POLLERR says that nothing is mounted on this descriptor any more
+        linux.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | linux.MNT_DETACH)
 
 
 def mounts() -> list[Mount]:

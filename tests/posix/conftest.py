@@ -6,7 +6,6 @@ layer of the variants ``*-lower`` before the mount; elsewhere they are built thr
 """
 
 import contextlib
-import functools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -52,9 +51,10 @@ def _directory_of(item: pytest.Item) -> str:
 class Mounts:
     """The session's mount of each variant."""
 
-    def __init__(self, root: Path, items: list[pytest.Item]) -> None:
+    def __init__(self, root: Path, items: list[pytest.Item], can_run: Callable[[pytest.Item], bool]) -> None:
         self._root = root
         self._items = items
+        self._can_run = can_run
         self._stack = contextlib.ExitStack()
         self._paths: dict[str, Path] = {}
         self._generation = 0
@@ -74,7 +74,7 @@ class Mounts:
         layers = Layers.create(root, lowers=2)
         if variant.lower:
             for item in self._items:
-                if _variant_of(item) == name:
+                if _variant_of(item) == name and self._can_run(item):
                     self._populate(layers, item)
         for path in (*layers.lower, layers.upper):
             path.chmod(0o755)
@@ -101,12 +101,26 @@ def _alive(path: Path) -> bool:
 
 
 @pytest.fixture(scope="session")
-def session_mounts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounts]:
-    made = Mounts(tmp_path_factory.mktemp("posix"), request.session.items)
+def session_mounts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, requires: Callable[..., None]
+) -> Iterator[Mounts]:
+    def can_run(item: pytest.Item) -> bool:
+        try:
+            _check(item, requires)
+        except pytest.skip.Exception:
+            return False
+        return True
+
+    made = Mounts(tmp_path_factory.mktemp("posix"), request.session.items, can_run)
     try:
         yield made
     finally:
         made.close()
+
+
+def _check(item: pytest.Item, requires: Callable[..., None]) -> None:
+    for marker in item.iter_markers("requires"):
+        requires(*marker.args)
 
 
 @pytest.fixture
@@ -115,8 +129,7 @@ def fs(
 ) -> Iterator[Filesystem]:
     """A fresh directory, with the objects of the test's ``tree`` mark in it."""
     variant = VARIANTS[request.param]
-    for marker in request.node.iter_markers("requires"):
-        requires(*marker.args)
+    _check(request.node, requires)
     requires(*variant.requires)
     path = session_mounts.path(request.param) / _directory_of(request.node)
     if not variant.lower:
@@ -126,7 +139,7 @@ def fs(
     umask = os.umask(0o022)
     where = os.getcwd()
     try:
-        yield Filesystem(path, request.param, variant.lower, functools.partial(requires))
+        yield Filesystem(path, request.param, variant.lower)
     finally:
         os.chdir(where)
         os.umask(umask)

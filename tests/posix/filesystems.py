@@ -1,6 +1,5 @@
 """The filesystems that the posix suite runs on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,4 +41,3 @@ class Filesystem:
     path: Path
     variant: str
     in_lower: bool
-    requires: Callable[..., None]

@@ -158,9 +158,9 @@ def test_a_symlink_is_replaced_by_rename(fs: Filesystem) -> None:
         os.symlink("again", fs.path / "link")
 
 
+@pytest.mark.requires("other_users")
 @given({"link": Symlink("nowhere")})
 def test_the_owner_of_a_symlink_itself(fs: Filesystem) -> None:
-    fs.requires("other_users")
     os.chown(fs.path / "link", 12345, 12346, follow_symlinks=False)
     status = os.lstat(fs.path / "link")
     assert (status.st_uid, status.st_gid) == (12345, 12346)

@@ -76,9 +76,9 @@ def test_a_mapping_of_an_unlinked_file(fs: Filesystem) -> None:
         assert os.pread(file.fileno(), 5, 4095) == b"xnewx"
 
 
+@pytest.mark.requires("user_xattrs")
 @given({"file": b"content"})
 def test_xattrs_of_an_unlinked_file(fs: Filesystem) -> None:
-    fs.requires("user_xattrs")
     with open(fs.path / "file", "r+b") as file:
         os.setxattr(file.fileno(), "user.before", b"1")
         os.unlink(fs.path / "file")

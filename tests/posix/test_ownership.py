@@ -59,9 +59,9 @@ def test_fchmod_through_a_read_only_descriptor(fs: Filesystem) -> None:
     assert mode_of(fs.path / "file") == 0o604
 
 
+@pytest.mark.requires("other_users")
 @given({"file": "data", "dir": {}})
 def test_chown(fs: Filesystem) -> None:
-    fs.requires("other_users")
     for name in ("file", "dir"):
         os.chown(fs.path / name, USER, GROUP)
         os.chown(fs.path / name, -1, OTHER_GROUP)
@@ -70,9 +70,9 @@ def test_chown(fs: Filesystem) -> None:
     assert (fs.path / "file").read_bytes() == b"data"
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("data", mode=0o6755), "plain": File("", mode=0o2644), "dir": Dir({}, mode=0o6755)})
 def test_chown_clears_setuid_of_files_only(fs: Filesystem) -> None:
-    fs.requires("other_users")
     for name in ("file", "plain", "dir"):
         os.chown(fs.path / name, USER, GROUP)
     assert mode_of(fs.path / "file") == 0o755
@@ -80,34 +80,33 @@ def test_chown_clears_setuid_of_files_only(fs: Filesystem) -> None:
     assert mode_of(fs.path / "dir") == 0o6755
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("data", mode=0o6777)})
 def test_writing_as_somebody_else_clears_setuid_and_setgid(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: append("file"))
     assert mode_of(fs.path / "file") == 0o777
     assert (fs.path / "file").read_bytes() == b"data+"
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("data", mode=0o6777), "other": File("data", mode=0o6777)})
 def test_truncating_as_somebody_else_clears_setuid_and_setgid(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.truncate("file", 2))
     as_user(fs.path, lambda: open("other", "wb").close())
     assert mode_of(fs.path / "file") == 0o777
     assert mode_of(fs.path / "other") == 0o777
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("data", mode=0o6777)})
 def test_writing_with_privilege_keeps_setuid(fs: Filesystem) -> None:
-    fs.requires("other_users")
     append(os.fspath(fs.path / "file"))
     assert mode_of(fs.path / "file") == 0o6777
 
 
+@pytest.mark.requires("other_users")
 @given({"shared": Dir({}, mode=0o2777, gid=OTHER_GROUP)})
 def test_a_setgid_directory_gives_its_group(fs: Filesystem) -> None:
-    fs.requires("other_users")
-
     def create() -> None:
         open("shared/file", "xb").close()
         os.mkdir("shared/dir")
@@ -122,25 +121,25 @@ def test_a_setgid_directory_gives_its_group(fs: Filesystem) -> None:
     assert mode_of(fs.path / "shared" / "file") == 0o644
 
 
+@pytest.mark.requires("other_users")
 @given({"shared": Dir({}, mode=0o2777, gid=OTHER_GROUP)})
 def test_who_is_not_in_the_group_cannot_create_a_setgid_program(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.close(os.open("shared/file", os.O_CREAT | os.O_WRONLY, 0o2755)))
     assert mode_of(fs.path / "shared" / "file") == 0o755
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("", uid=USER, gid=OTHER_GROUP)})
 def test_chmod_by_an_owner_outside_the_group_drops_setgid(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.chmod("file", 0o2755))
     assert mode_of(fs.path / "file") == 0o755
     as_user(fs.path, lambda: os.chmod("file", 0o2755), groups=[OTHER_GROUP])
     assert mode_of(fs.path / "file") == 0o2755
 
 
+@pytest.mark.requires("other_users")
 @given({"tmp": Dir({"mine": File("", uid=USER), "theirs": File("", mode=0o666)}, mode=0o1777)})
 def test_a_sticky_directory_protects_what_belongs_to_others(fs: Filesystem) -> None:
-    fs.requires("other_users")
     for action in (
         lambda: os.unlink("tmp/theirs"),
         lambda: os.rename("tmp/theirs", "tmp/stolen"),
@@ -154,10 +153,9 @@ def test_a_sticky_directory_protects_what_belongs_to_others(fs: Filesystem) -> N
     assert os.listdir(fs.path / "tmp") == ["theirs"]
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("secret", mode=0o640, gid=OTHER_GROUP), "dir": Dir({}, mode=0o770, gid=OTHER_GROUP)})
 def test_supplementary_groups_count(fs: Filesystem) -> None:
-    fs.requires("other_users")
-
     def read_and_create() -> bytes:
         os.mkdir("dir/below")
         with open("file", "rb") as file:
@@ -170,9 +168,9 @@ def test_supplementary_groups_count(fs: Filesystem) -> None:
     assert (status.st_uid, status.st_gid) == (USER, GROUP)
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("", mode=0o600), "dir": {"file": ""}})
 def test_others_have_no_more_than_the_mode_gives(fs: Filesystem) -> None:
-    fs.requires("other_users")
     for action in (
         lambda: os.open("file", os.O_RDONLY),
         lambda: os.open("dir/new", os.O_CREAT | os.O_WRONLY),
@@ -190,19 +188,18 @@ def test_others_have_no_more_than_the_mode_gives(fs: Filesystem) -> None:
             as_user(fs.path, action)
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("data", mode=0o666)})
 def test_a_copy_up_by_somebody_else_keeps_the_owner(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: append("file"))
     status = os.stat(fs.path / "file")
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o666)
     assert (fs.path / "file").read_bytes() == b"data+"
 
 
+@pytest.mark.requires("other_users")
 @given({"home": Dir({"dir": Dir({"file": File("x", 0o400, USER, GROUP)}, 0o500, USER, GROUP)}, 0o755, USER, GROUP)})
 def test_an_owner_works_with_what_is_read_only_to_itself(fs: Filesystem) -> None:
-    fs.requires("other_users")
-
     def work() -> None:
         os.chmod("home/dir", 0o700)
         os.chmod("home/dir/file", 0o600)
@@ -214,15 +211,15 @@ def test_an_owner_works_with_what_is_read_only_to_itself(fs: Filesystem) -> None
     assert os.stat(fs.path / "home/dir/renamed").st_uid == USER
 
 
+@pytest.mark.requires("other_users")
 @given({"home": Dir({"old": File("x", 0o444, USER, GROUP)}, 0o755, USER, GROUP)})
 def test_deleting_needs_the_directory_not_the_file(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.unlink("home/old"))
     assert os.listdir(fs.path / "home") == []
 
 
+@pytest.mark.requires("other_users")
 def test_what_a_user_creates_belongs_to_that_user(fs: Filesystem) -> None:
-    fs.requires("other_users")
     os.chmod(fs.path, 0o777)
 
     def create() -> None:

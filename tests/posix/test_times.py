@@ -60,9 +60,9 @@ def test_utime_now(fs: Filesystem) -> None:
     assert before <= os.stat(fs.path / "file").st_mtime_ns <= time.time_ns()
 
 
+@pytest.mark.requires("other_users")
 @given({"file": File("x", mode=0o666), "locked": File("x", mode=0o644)})
 def test_a_writer_may_set_the_time_to_now_but_not_to_another(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.utime("file"))
     assert os.stat(fs.path / "file").st_mtime_ns > OLD_NS
     with pytest.raises(PermissionError):
@@ -71,9 +71,9 @@ def test_a_writer_may_set_the_time_to_now_but_not_to_another(fs: Filesystem) -> 
         as_user(fs.path, lambda: os.utime("locked"))
 
 
+@pytest.mark.requires("other_users")
 @given({"own": File("x", mode=0o444, uid=USER)})
 def test_an_owner_may_set_any_time(fs: Filesystem) -> None:
-    fs.requires("other_users")
     as_user(fs.path, lambda: os.utime("own", ns=(1, 2)))
     assert os.stat(fs.path / "own").st_mtime_ns == 2
 

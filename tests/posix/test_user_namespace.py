@@ -16,7 +16,7 @@ def test_the_suite_in_a_user_namespace(
     if request.config.getoption("--filesystem"):
         pytest.skip("runs all tests once for itself")
     requires("user_namespaces", {"kernel": "kernel_overlay", "pyfuse3": "pyunionfs"}[implementation])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-rfE"]
     command += [f"--basetemp={tmp_path / 'inner'}", f"--rootdir={request.config.rootpath}"]
     for variant in (f"{implementation}-user", f"{implementation}-user-lower"):
         command += ["--filesystem", variant]

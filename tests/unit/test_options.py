@@ -63,4 +63,4 @@ def test_a_mount_never_goes_without_permission_checks() -> None:
 
     from pyunionfs.transport import libfuse
 
-    assert '| {"default_permissions"}' in inspect.getsource(libfuse.serve)
+    assert 'options = options | {"default_permissions"}' in inspect.getsource(libfuse.serve)
