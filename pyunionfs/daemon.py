@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from . import events
@@ -42,6 +42,16 @@ class MountSpec:
     options: Options = field(default_factory=dict)
     allow_other: bool | None = None  # None: as root yes, otherwise no
     image: str | None = None
+
+    def absolute(self) -> "MountSpec":
+        """The same, independent of the working directory."""
+        return replace(
+            self,
+            lower=[os.path.abspath(path) for path in self.lower],
+            upper=os.path.abspath(self.upper) if self.upper is not None else None,
+            work=os.path.abspath(self.work) if self.work is not None else None,
+            mountpoint=os.path.abspath(self.mountpoint),
+        )
 
     def check(self) -> None:
         """Raises OSError with a sentence for a mount point that cannot be one."""
@@ -79,12 +89,13 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
     from .transport import libfuse
 
     spec.check()
+    spec = spec.absolute()
     with Overlay(spec.lower, spec.upper, spec.work, options=spec.overlay_options()) as overlay:
         overlay.subscribe(_log_event)
         told = _describe(spec, overlay)
         libfuse.serve(
             overlay,
-            os.path.abspath(spec.mountpoint),
+            spec.mountpoint,
             spec.fuse_options(),
             info=lambda: told,
             on_ready=on_ready,
@@ -97,10 +108,7 @@ def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
     known = asdict(spec)
     known |= {
         "pid": os.getpid(),
-        "lower": [os.path.abspath(path) for path in spec.lower],
-        "upper": os.path.abspath(spec.upper) if spec.upper else None,
         "work": overlay.work_path,
-        "mountpoint": os.path.abspath(spec.mountpoint),
         "transport": "pyfuse3",
         "userxattr": overlay.uses_user_xattrs,
     }
@@ -141,9 +149,18 @@ def start(spec: MountSpec, *, log_file: str | None = None) -> int:
     raise OSError(errno.EIO, words)
 
 
+def in_words(error: OSError) -> str:
+    """One line that says what went wrong, with the file that it went wrong with."""
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{os.fsdecode(error.filename)}: {words}"
+
+
 def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
     """The daemon's process: whatever is said before the mount answers goes to who waits for it."""
     os.setsid()
+    spec = spec.absolute()
+    log_file = os.path.abspath(log_file) if log_file is not None else None
+    os.chdir("/")  # so as not to keep another filesystem busy
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -162,7 +179,7 @@ def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
         serve(spec, on_ready=ready)
     except (OSError, RuntimeError) as error:
         log.exception("the mount has ended")
-        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        words = in_words(error) if isinstance(error, OSError) else str(error)
         if "fuse_session_mount" not in words:  # libfuse has said why
             os.write(2, words.encode() + b"\n")
         return 1

@@ -7,7 +7,7 @@ Names as in ``os`` and ``pathlib``. Paths are relative to the root of the filesy
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from .vfs import ROOT, Attr, Caller, Ino, Operations, SetAttr
 
@@ -121,16 +121,21 @@ class Paths:
             self._made(self._ops.link(attr.ino, parent, name))
 
     def unlink(self, path: PathLike) -> None:
-        with self._parent(path) as (parent, name):
+        with self._at(path), self._parent(path) as (parent, name):
             self._ops.unlink(parent, name)
 
     def rmdir(self, path: PathLike) -> None:
-        with self._parent(path) as (parent, name):
+        with self._at(path), self._parent(path) as (parent, name):
             self._ops.rmdir(parent, name)
 
     def rename(self, path: PathLike, new_path: PathLike, *, flags: int = 0) -> None:
         """``flags`` are those of renameat2(2)."""
-        with self._parent(path) as (parent, name), self._parent(new_path) as (new_parent, new_name):
+        with ExitStack() as held:  # what is there too, as a kernel does: operations count on it
+            held.enter_context(self._at(path))
+            if self.exists(new_path):
+                held.enter_context(self._at(new_path))
+            parent, name = held.enter_context(self._parent(path))
+            new_parent, new_name = held.enter_context(self._parent(new_path))
             self._ops.rename(parent, name, new_parent, new_name, flags)
 
     def chmod(self, path: PathLike, mode: int) -> None:

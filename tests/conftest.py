@@ -152,6 +152,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="run the posix suite on this filesystem only (may be given several times)",
     )
+    parser.addoption(
+        "--examples",
+        type=int,
+        default=100,
+        metavar="N",
+        help="how many random runs the differential test makes (default: %(default)s)",
+    )
 
 
 def pytest_report_header() -> list[str]:

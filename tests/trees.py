@@ -220,16 +220,24 @@ _TYPES = {
 }
 
 
-def snapshot(path: str | bytes | Path, *, upper: bool = False) -> Snapshot:
+def snapshot(path: str | bytes | Path, *, upper: bool = False, ghosts: bool = False) -> Snapshot:
     """Describe every object below ``path`` by its name relative to it, the root itself as ``b"."``.
 
     Of a merged view the xattrs are those of users, capabilities and ACLs; of an ``upper`` also overlay's own,
     under the neutral prefix ``overlay.``. An mtime later than any that ``build`` gives is only ``"recent"``.
+    ``ghosts`` ignores names that are listed but do not exist: the kernel lists the whiteouts of a directory
+    that is merged with no other.
     """
     root = os.fsencode(path)
     names = sorted(_walk(root, b"."))
     inodes: dict[tuple[int, int], list[bytes]] = {}
-    stats = {name: os.lstat(os.path.join(root, name)) for name in names}
+    stats = {}
+    for name in names:
+        try:
+            stats[name] = os.lstat(os.path.join(root, name))
+        except FileNotFoundError:
+            if not ghosts:
+                raise
     for name, status in stats.items():
         if not stat.S_ISDIR(status.st_mode):
             inodes.setdefault((status.st_dev, status.st_ino), []).append(name)

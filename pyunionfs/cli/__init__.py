@@ -50,17 +50,11 @@ class _Lazy(click.Group):
             sys.stderr.close()  # or the interpreter complains when it flushes
             sys.exit(1)
         except OSError as error:
-            _fail(_words(error))
+            from ..daemon import in_words
+
+            _fail(in_words(error))
         except ValueError as error:
             _fail(str(error))
-
-
-def _words(error: OSError) -> str:
-    words = error.strerror or str(error)
-    name = error.filename
-    if name is None:
-        return words
-    return f"{name.decode(errors='replace') if isinstance(name, bytes) else name}: {words}"
 
 
 def _fail(words: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -50,12 +50,21 @@ def image(context: click.Context, root: Path | None) -> None:
 
 @image.command()
 @click.argument("archive")
+@click.option("--only", metavar="NAME:TAG", help="Of several images take this one, as ARCHIVE#NAME:TAG does.")
 @click.option("--tag", metavar="NAME", help="Call the image NAME instead of what the archive says.")
 @click.option("--platform", metavar="OS/ARCH", help="Which image of a multi-platform one. Default: this machine's.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 @_as_json
 @click.pass_obj
-def load(store: Store, archive: str, tag: str | None, platform: str | None, quiet: bool, as_json: bool) -> None:
+def load(
+    store: Store,
+    archive: str,
+    only: str | None,
+    tag: str | None,
+    platform: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Load the images of ARCHIVE into the store.
 
     ARCHIVE is what `docker save`, `podman save` or `skopeo copy` wrote: a tar, plain or compressed with gzip,
@@ -82,9 +91,7 @@ def load(store: Store, archive: str, tag: str | None, platform: str | None, quie
             count(event)
             show_progress(event)
 
-        found = store.load(
-            _open(archive), reference=_reference(archive), tag=tag, platform=platform, progress=listen
-        )
+        found = store.load(_open(archive), reference=only, tag=tag, platform=platform, progress=listen)
     none = {"new": 0, "shared": 0}
     if as_json:
         _print_json([_summary(item) | {"Loaded": counted.get(item.id, none)} for item in found])
@@ -105,18 +112,13 @@ def load_for_mount(archive: str, root: str | None) -> list[Path]:
     that the store has are not unpacked again. Raises ImageError, OSError.
     """
     store = Store(root)
-    is_archive = os.path.lexists(split_reference(archive, exists=os.path.lexists(archive))[0])
-    if archive == "-" or archive.startswith("-#") or is_archive:
-        return store.load(_open(archive), reference=_reference(archive), single=True)[0].lowerdirs
+    if archive == "-" or os.path.lexists(split_reference(archive, exists=os.path.lexists(archive))[0]):
+        return store.load(_open(archive), single=True)[0].lowerdirs
     return store.image(archive).lowerdirs
 
 
-def _open(archive: str) -> Any:
-    return sys.stdin.buffer if archive == "-" or archive.startswith("-#") else archive
-
-
-def _reference(archive: str) -> str | None:
-    return archive[2:] if archive.startswith("-#") else None
+def _open(archive: str) -> str | BinaryIO:
+    return sys.stdin.buffer if archive == "-" else archive
 
 
 def _remarks(item: Image) -> Iterator[str]:

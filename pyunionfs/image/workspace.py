@@ -60,11 +60,14 @@ def _emptied(path: Path) -> Path:
 
 def _locked_directory(path: Path) -> int:
     while True:
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
         try:
             fd = os.open(path, _OPEN_DIR)
         except FileNotFoundError:
-            continue
+            continue  # put in place just now by its worker
         fcntl.flock(fd, fcntl.LOCK_EX)
         if _is_at(fd, path):
             return fd

@@ -4,6 +4,7 @@ Everything that touches names runs under the namespace lock. What may copy a fil
 because the order of locks is: an inode's copy lock, then the namespace lock.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from . import attr, dir, file, params, readdir, rename, xattrs
 from .copy_up import copy_up
 from .inode import Inode
 from .lookup import find, lookup
-from .marks import USER
+from .marks import USER, is_whiteout_device
 from .super import Superblock
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
@@ -160,6 +161,8 @@ class Overlay:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
             os.mknod(at, stat.S_IFMT(mode) | permissions, rdev, dir_fd=dir_fd)
 
+        if is_whiteout_device(mode, rdev):  # it would hide itself (ovl_mknod)
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
         with self.sb.lock:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 

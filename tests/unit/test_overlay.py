@@ -160,6 +160,12 @@ def test_errors_are_those_of_the_kernel(stack: Stack) -> None:
     assert names(stack.upper) == set(), "a failed operation has left something"
 
 
+def test_a_whiteout_cannot_be_made_by_hand(stack: Stack) -> None:
+    with fails(errno.EPERM):
+        stack.overlay.mknod(ROOT, b"white", stat.S_IFCHR | 0o600, 0, ME)
+    assert names(stack.upper) == set()
+
+
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b"])
 def test_what_is_no_name_is_refused(stack: Stack, name: bytes) -> None:
     with fails(errno.EINVAL):
@@ -356,6 +362,11 @@ def test_everything_is_given_back_when_forgotten(stack: Stack) -> None:
     for path, _ in stack.files.walk():
         stack.files.stat(path)
     stack.files.read_bytes("dir/sub/deep")
+    for failing in ("dir", "dir/sub"):
+        with fails(errno.ENOTEMPTY):
+            stack.files.rmdir(failing)
+    with fails(errno.EISDIR):
+        stack.files.rename("both", "dir")
     assert len(stack.overlay.sb.table) == 1
     assert len(os.listdir("/proc/self/fd")) == before
 
