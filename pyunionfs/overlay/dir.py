@@ -212,6 +212,7 @@ def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
     inode = _removable(sb, parent, name)
     if inode.is_dir:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    copy_up(sb, parent)
     assert parent.upper is not None
     if not lower_positive(sb, parent, name):
         with losing_name(sb, inode, parent, name):
@@ -230,6 +231,7 @@ def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     if not is_empty(sb, inode):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+    copy_up(sb, parent)
     assert parent.upper is not None
     _, workdir = sb.writable()
     if not lower_positive(sb, parent, name):
@@ -242,12 +244,11 @@ def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
 
 
 def _removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
-    """The inode of a name that is to be removed, with its parent copied up."""
+    """The inode of a name that is to be removed."""
     sb.writable()
     inode = find(sb, parent, name)
     if inode is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    copy_up(sb, parent)
     return inode
 
 

@@ -147,6 +147,8 @@ def test_errors_are_those_of_the_kernel(stack: Stack) -> None:
         files.unlink("gone")
     with fails(errno.ENOTDIR):
         files.read_bytes("both/x")
+    with fails(errno.ENOTEMPTY):
+        files.rmdir("dir/sub")
     with fails(errno.EXDEV):
         files.rename("dir", "elsewhere")
     with fails(errno.ENOTDIR):
