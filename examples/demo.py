@@ -34,7 +34,9 @@ def chapter(title: str) -> None:
 def run(command: str) -> str:
     """Type a shell command, show it and what it prints."""
     console.print(Text(f"$ {command}", style="bold cyan"))
-    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     console.print(Text(done.stdout.rstrip("\n")) if done.stdout else "", end="\n" if done.stdout else "")
     if done.returncode:
         raise SystemExit(f"the demo has failed: {command!r} ended with {done.returncode}")
@@ -56,7 +58,8 @@ def tour() -> None:
         "A layer holds only what one build step changed. What a step deleted is in its layer too, as a 'whiteout':\n"
         "a character device 0:0 of that name. A directory may be 'opaque': it hides the one below it."
     )
-    run("pyunionfs image extract web:1 layers > /dev/null; cd layers && find . -type c -printf 'whiteout  %p\\n' | sort")
+    run("pyunionfs image extract web:1 layers > /dev/null")
+    run("cd layers && find . -type c -printf 'whiteout  %p\\n' | sort")
 
     chapter("2. A union shows the stack as one directory")
     tell("The layers are 'lower': they are only read. All that is changed goes to the directory 'upper'.")
@@ -64,7 +67,7 @@ def tour() -> None:
     run("pyunionfs mount --image web.tar --upper upper merged")
     run("pyunionfs mounts")
     run("cd merged && find . -type f | sort")
-    tell("Why is a file what it is? Ask each layer, from the top. (lower 0 is the top one.)")
+    tell("Why is a file what it is? Ask each layer. (lower 0 is the one on top.)")
     run("pyunionfs explain merged/app/config.ini merged/app/static merged/var/log/install.log")
 
     chapter("3. Writing copies up")
@@ -109,7 +112,9 @@ def main() -> None:
         os.chdir("/")
         shutil.rmtree(home)
     console.print()
-    console.print("[bold]That is a union filesystem.[/] The archive is kept as examples/web.tar; see README.md for more.")
+    console.print(
+        "[bold]That is a union filesystem.[/] The archive is kept as examples/web.tar; see README.md for more."
+    )
 
 
 if __name__ == "__main__":

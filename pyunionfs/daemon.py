@@ -119,7 +119,7 @@ def _log_event(event: events.Event) -> None:
     path = os.fsdecode(event.path)
     match event:
         case events.CopyUp():
-            log.info("copy up /%s (%d bytes of layer %d)", path, event.size, event.layer)
+            log.info("copy up /%s (%d bytes from lower %d)", path, event.size, event.layer - 1)
         case events.Whiteout():
             log.info("whiteout /%s", path)
         case events.Opaque():

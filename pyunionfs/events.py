@@ -14,7 +14,7 @@ class CopyUp:
 
     path: bytes
     size: int  # bytes of data that were copied
-    layer: int  # where it was copied from; 0 is the topmost layer
+    layer: int  # where it was copied from; 0 is the upper layer, 1 the topmost lower one
 
 
 @dataclass(frozen=True, slots=True)

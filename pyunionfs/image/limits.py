@@ -23,6 +23,7 @@ class Limits:
     max_images: int = 1000  # in one archive (a count)
     max_name: int = 4096  # of one name or link target: PATH_MAX
     max_header: int = 4 * MIB  # of one entry's extended headers; xattrs are at most 64 KiB each
+    max_remembered: int = GIB  # names, marks and directories' xattrs that are kept until a tar's end
     max_sparse: int = 250_000  # pieces in the map of one sparse file (a count)
     max_json: int = 4 * MIB  # of one JSON document: the limit that the registries set
     max_json_depth: int = 32  # of nesting (a count); a manifest needs 5

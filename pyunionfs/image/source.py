@@ -22,7 +22,7 @@ from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.limits import Limits
 from pyunionfs.image.names import resolve
 from pyunionfs.image.sparse import BLOCK
-from pyunionfs.image.streams import CHUNK, Meter, Slice, buffered
+from pyunionfs.image.streams import CHUNK, Budget, Meter, Slice, buffered
 from pyunionfs.image.tar import TarReader
 
 _MAX_LINKS = 40  # as the kernel follows, path_resolution(7)
@@ -62,7 +62,9 @@ class TarSource:
             raise ImageError(f"{where}: neither a tar nor a compressed one")
         with buffered(io.FileIO(os.dup(fd))) as stream:
             stream.seek(0)
+            budget = Budget(limits.max_remembered, where)
             for entry in TarReader(stream, where=where, limits=limits, size=size):
+                budget.spend(len(entry.name) + len(entry.linkname))
                 self._note(entry)
 
     def _note(self, entry: tar.Entry) -> None:

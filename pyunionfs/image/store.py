@@ -26,7 +26,7 @@ from typing import BinaryIO
 import xattr
 
 from pyunionfs.image import blobs
-from pyunionfs.image.archive import Archive, open_archive, split_reference
+from pyunionfs.image.archive import open_archive, split_reference
 from pyunionfs.image.archived import ArchivedImage
 from pyunionfs.image.blobs import BlobStore
 from pyunionfs.image.errors import ImageError, show
@@ -216,14 +216,27 @@ class Store:
                 raise opened.ambiguous()
             total = Meter(limits.max_bytes, opened.source.where)
             for image in found:
-                self._load_image(opened, image, limits, total, listen)
+                self._load_image(image, opened.source.where, limits, total, listen)
                 self._tag(image.config.id, new_name or image.tags)
         return [self.image(image.config.id) for image in found]
 
+    def add(self, image: ArchivedImage, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Image:
+        """Add an image that comes from elsewhere than an archive: a commit, say.
+
+        Its layers' members may be any readers of tars; those of layers that are here are not read. ``where``
+        names it in messages. Raises ImageError, OSError as :meth:`load`.
+        """
+        self._prepare()
+        with locked(self.root / "lock", exclusive=False):
+            sweep(self._temporary)
+            self._load_image(image, where, limits, Meter(limits.max_bytes, where), lambda _: None)
+            self._tag(image.config.id, image.tags)
+        return self.image(image.config.id)
+
     def _load_image(
         self,
-        archive: Archive,
         image: ArchivedImage,
+        where: str,
         limits: Limits,
         total: Meter,
         listen: Callable[[Progress], object],
@@ -239,7 +252,7 @@ class Store:
                 archived,
                 layers,
                 marks=self.marks,
-                where=archive.source.where,
+                where=where,
                 limits=limits,
                 total=total,
                 progress=partial(tell, "layer"),

@@ -63,6 +63,22 @@ class Tap(io.RawIOBase):
         super().close()
 
 
+class Budget:
+    """Raises ImageError once more than ``limit`` bytes of memory were asked for, by guess."""
+
+    _OBJECT = 400  # bytes that a name and what hangs on it cost Python
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._left = limit
+        self._what = what
+
+    def spend(self, size: int) -> None:
+        """Account for one object with ``size`` bytes in it."""
+        self._left -= size + self._OBJECT
+        if self._left < 0:
+            raise ImageError(f"{self._what}: asks for more memory than is allowed")
+
+
 class Meter:
     """A sink that raises ImageError once more than ``limit`` bytes flowed past."""
 

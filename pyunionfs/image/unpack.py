@@ -28,6 +28,7 @@ from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
 from pyunionfs.image.metadata import IMPLIED_DIRECTORY, Metadata
 from pyunionfs.image.names import Kind, base, parent, within
 from pyunionfs.image.report import UnpackReport
+from pyunionfs.image.streams import Budget
 from pyunionfs.image.tar import Entry, TarReader
 from pyunionfs.image.tree import Tree
 from pyunionfs.overlay.marks import OPAQUE_YES, Namespace, make_whiteout
@@ -57,7 +58,8 @@ def unpack(
     OSError for trouble of this machine.
     """
     report = UnpackReport()
-    unpacker = _Unpacker(os.fspath(target), os.fspath(trash), marks, below, report)
+    budget = Budget(limits.max_remembered, where)
+    unpacker = _Unpacker(os.fspath(target), os.fspath(trash), marks, below, report, budget)
     with unpacker.tree:
         reader = TarReader(stream, where=where, limits=limits)
         for entry in reader:
@@ -87,7 +89,13 @@ class _Unpacker:
     """The state of one layer: the tree, the marks seen, and the directories' last metadata."""
 
     def __init__(
-        self, target: str, trash: str, marks: Namespace, below: Sequence[str], report: UnpackReport
+        self,
+        target: str,
+        trash: str,
+        marks: Namespace,
+        below: Sequence[str],
+        report: UnpackReport,
+        budget: Budget,
     ) -> None:
         # None for a directory that no entry described (yet).
         self.directories: dict[bytes, Entry | None] = {b"": None}
@@ -96,16 +104,20 @@ class _Unpacker:
         self.marks = marks
         self.below = below
         self.report = report
+        self.budget = budget
         self.metadata = Metadata(report)
         self.tree = Tree(target, trash, self._created)
 
     def _created(self, path: bytes) -> None:
+        self.budget.spend(len(path))
         self.directories[path] = None
 
     # -- entries
 
     def add(self, entry: Entry, reader: TarReader) -> None:
         place = names.place(entry.name)
+        if place.kind is not Kind.ENTRY or entry.type == tar.DIRECTORY:
+            self.budget.spend(len(place.path) + sum(map(len, entry.xattrs.values())))
         if place.kind is Kind.WHITEOUT:
             self.whiteouts.add(place.path)
         elif place.kind is Kind.OPAQUE:

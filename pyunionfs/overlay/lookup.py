@@ -50,12 +50,21 @@ class Probe:
             value = backing.find_xattr(self._namespace.opaque)
             if value == marks.OPAQUE_XATTR_WHITEOUTS:
                 self.marked_x = True
+            if not is_last:
+                self._refuse(backing, self._namespace.redirect)
             return Kind.OPAQUE if value == marks.OPAQUE_YES and not is_last else Kind.DIRECTORY
         if marks.is_whiteout_device(mode, st.st_rdev):
             return Kind.WHITEOUT
         if self._xattr_whiteouts and marks.may_be_xattr_whiteout(mode, st.st_size):
             return Kind.WHITEOUT if backing.find_xattr(self._namespace.whiteout) is not None else Kind.OTHER
+        if stat.S_ISREG(mode) and st.st_size and not st.st_blocks:
+            self._refuse(backing, self._namespace.metacopy)
         return Kind.OTHER
+
+    def _refuse(self, backing: Backing, mark: str) -> None:
+        """EIO for a mark that says that more is below than we look at: better no answer than a wrong one."""
+        if backing.find_xattr(mark) is not None:
+            raise OSError(errno.EIO, f"marked {mark}, which is not supported yet", backing.path())
 
 
 def check_name(name: bytes) -> None:

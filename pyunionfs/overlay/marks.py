@@ -8,6 +8,8 @@ whiteout    in place of a name that is deleted     character device 0:0; or, in 
 opaque      a directory that hides those below     xattr ``opaque=y``
 origin      an object that was copied up           xattr ``origin``: file handle of the lower object
 impure      a directory with such objects          xattr ``impure=y``
+redirect    a directory that was renamed           xattr ``redirect``: its path in the layers below
+metacopy    a file whose data is still below       xattr ``metacopy``; a hole in place of the data
 ==========  =====================================  ==========================================================
 
 The xattrs live under ``trusted.overlay.`` or, for mounts by ordinary users and with ``userxattr``, under
@@ -64,6 +66,14 @@ class Namespace:
     @property
     def impure(self) -> str:
         return self.prefix + "impure"
+
+    @property
+    def redirect(self) -> str:
+        return self.prefix + "redirect"
+
+    @property
+    def metacopy(self) -> str:
+        return self.prefix + "metacopy"
 
     def is_private(self, name: str) -> bool:
         """Whether this xattr is ours, not the user's: hidden, and never copied up (ovl_is_own_xattr)."""

@@ -49,6 +49,8 @@ def _handler(
         except FUSEError:
             raise
         except OSError as error:
+            if error.errno == errno.EIO:
+                log.warning("%s%r: %s", method.__name__, args, error)
             raise FUSEError(error.errno or errno.EIO) from None
         except Exception:
             log.exception("bug in %s%r", method.__name__, args)
@@ -371,16 +373,17 @@ def serve(
     os.umask(0)  # the caller's is applied where an object is created
     options = options | {"default_permissions"}
     fd = attach(mountpoint, options)
+    started = False
     try:
         pyfuse3.init(adapter, mountpoint if fd is None else f"/dev/fd/{fd}", options)
-        try:
-            trio.run(_main)
-        finally:
-            if fd is not None:
-                detach(mountpoint, fd)
-            pyfuse3.close(unmount=True)
+        started = True
+        trio.run(_main)
     finally:
-        adapter.close()
+        if fd is not None:
+            detach(mountpoint, fd)
+        adapter.close()  # no notification may be sent to a session that is closed
+        if started:
+            pyfuse3.close(unmount=True)
 
 
 async def _main() -> None:

@@ -245,9 +245,8 @@ def listxattr(path: str) -> Operation:
 def listdir(path: str) -> Operation:
     def run(side: Side) -> Any:
         with os.scandir(side.at(path)) as entries:
-            return sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries
-            )
+            kinds = {entry.name: (entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries}
+        return sorted((name, kinds[name]) for name in existing(side.at(path), list(kinds)))
 
     return Operation(run, f"ls -a {path}", (path,))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import mounts
 import pytest
 import stacks
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from machine import Machine, Pair
 
@@ -40,6 +40,7 @@ def run(stack: tuple[Path, mounts.Options], sides: dict[str, mounts.Mounter], ex
                 stateful_step_count=30,
                 deadline=None,
                 database=None,
+                phases=[Phase.generate, Phase.shrink],
                 suppress_health_check=list(HealthCheck),
             ),
         )

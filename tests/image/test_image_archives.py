@@ -1,10 +1,12 @@
 """Archives of every layout, compression and age; the traps; damage and bombs."""
 
 import bz2
+import hashlib
 import io
 import json
 import lzma
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,8 @@ from archives import (
     write_directory,
     zstd,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyunionfs.image import oci
 from pyunionfs.image.errors import ImageError
@@ -675,6 +679,49 @@ def test_counts(store: Store, tmp_path: Path) -> None:
     path = write(tmp_path / "y.tar", outer({"manifest.json": dumps(many), "c": b'{"rootfs":{"diff_ids":[]}}'}))
     with pytest.raises(ImageError, match="more than the allowed 10 images"):
         store.load(path, limits=Limits(max_images=10))
+
+
+def test_other_digests(store: Store, tmp_path: Path) -> None:
+    image = picture(pack=gz)
+    members = archives.oci_blobs(image)
+    table = json.loads(oci_manifest(image))
+    for number, blob in enumerate(image.blobs):
+        digest = hashlib.sha512(blob).hexdigest()
+        table["layers"][number]["digest"] = f"sha512:{digest}"
+        members[f"blobs/sha512/{digest}"] = members.pop(blob_path(blob))
+    manifest = dumps(table)
+    members |= {blob_path(manifest): manifest, "index.json": index_of(describe(manifest, MANIFEST_TYPE))}
+    (loaded,) = store.load(write(tmp_path / "x.tar", outer(members)))
+    check(loaded)
+    with store.open_blob(loaded.blobs[0]) as blob_stream:
+        assert blob_stream.read() == image.blobs[0]
+    broken = next(name for name in members if "sha512" in name)
+    members[broken] = flip(members[broken])
+    with pytest.raises(ImageError, match="damaged"):
+        Store(tmp_path / "other", sync=False).load(write(tmp_path / "x.tar", outer(members)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def check_noise(data: st.DataObject) -> None:
+    """Whatever is changed in an archive, the load works or says what is wrong."""
+    layout = data.draw(st.sampled_from(list(TAR_LAYOUTS.values())))
+    raw = bytearray(outer(layout(picture())))
+    for _ in range(data.draw(st.integers(1, 6))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory(prefix="pyunionfs-noise-") as scratch:
+        store = Store(Path(scratch) / "store", sync=False)
+        try:
+            images = store.load(write(Path(scratch) / "x.tar", bytes(raw)))
+        except ImageError as error:
+            assert str(error).startswith(f"{scratch}/x.tar: ")  # noqa: PT017
+        else:
+            assert store.images() == images
+        assert os.listdir(store.root / "tmp") == []
+
+
+def test_noise() -> None:
+    check_noise()
 
 
 def test_messages_cannot_write_to_the_terminal(store: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import json
 import os
 import signal
@@ -32,7 +33,11 @@ from archives import (
     write,
 )
 
+from pyunionfs.image.archived import ArchivedImage, ArchivedLayer
+from pyunionfs.image.config import parse
 from pyunionfs.image.errors import ImageError
+from pyunionfs.image.limits import DEFAULT_LIMITS
+from pyunionfs.image.source import Member
 from pyunionfs.image.store import Progress, Store, default_root
 from pyunionfs.overlay.marks import TRUSTED, USER
 
@@ -151,6 +156,25 @@ def test_blobs_have_the_digest_of_their_name(store: Store, tmp_path: Path) -> No
     files = store.root / "images/sha256" / image.id[7:]
     assert hexdigest((files / "config.json").read_bytes()) == image.id[7:]
     assert (files / "manifest.json").read_bytes() == image.manifest
+
+
+def test_an_image_that_is_no_archives(store: Store, tmp_path: Path) -> None:
+    """As a commit adds one: the layers of another image, and one more."""
+    (base,) = store.load(archive(tmp_path / "x.tar", Picture([BASE], tags=["base"])))
+    picture = Picture([BASE, TOP])
+    members = [Member(0, unreadable), Member(len(TOP), lambda: io.FileIO(write(tmp_path / "top", TOP)))]
+    layers = [
+        ArchivedLayer(f"sha256:{hexdigest(data)}", "new", member, None)
+        for data, member in zip(picture.layers, members, strict=True)
+    ]
+    config = parse(picture.config, where="new", limits=DEFAULT_LIMITS)
+    image = store.add(ArchivedImage(config, ("committed:1",), tuple(layers)), where="commit")
+    assert image == store.image("committed:1")
+    assert image.layers[0] == base.layers[0]
+
+
+def unreadable() -> io.RawIOBase:
+    raise AssertionError("a layer that is here was read")
 
 
 # -- finding
@@ -334,8 +358,8 @@ def test_two_loads_at_once(store: Store, tmp_path: Path) -> None:
     image = Picture([big_layer(), BASE, big_layer(300)], tags=["big"])
     path = archive(tmp_path / "x.tar", image)
     processes = [start_load(store, path) for _ in range(4)]
-    for process in processes:
-        output, errors = process.communicate(timeout=120)
+    results = [(process, *process.communicate(timeout=120)) for process in processes]
+    for process, output, errors in results:
         assert (process.returncode, errors) == (0, "")
         assert output.count("new") + output.count("shared") == 3
     assert_sound(store, image)
@@ -364,7 +388,8 @@ def test_a_killed_load_leaves_nothing_half_done(store: Store, tmp_path: Path, mo
         if not process.stdout.readline():
             break
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
+    assert errors == ""
     # What readers see is whole layers, and an image only when all are there.
     for found in store.images():
         assert len(found.layers) == 2

@@ -525,6 +525,15 @@ def test_limits(tmp_path: Path) -> None:
         unpack_layer(tmp_path, entry("a"), entry("b"), entry("c"), limits=Limits(max_entries=2))
 
 
+def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+    fat = {"SCHILY.xattr.user.k": b"x" * 60_000}
+    for number, item in enumerate([lambda n: directory(str(n), records=fat), lambda n: whiteout(f"{n:0200}" * 1)]):
+        with pytest.raises(ImageError, match="memory"):
+            unpack_layer(
+                tmp_path, *map(item, range(400)), limits=Limits(max_remembered=200_000), name=f"diff{number}"
+            )
+
+
 def test_many_replacements_stay_fast(tmp_path: Path) -> None:
     turns = [item for n in range(3000) for item in (directory(f"d/{n % 7}"), entry(f"d/{n % 7}", "x"))]
     target, _ = unpack_layer(tmp_path, *turns)
