@@ -55,7 +55,7 @@ def tour() -> None:
     run("pyunionfs image load web.tar")
     run("pyunionfs image history web:1")
     tell(
-        "A layer holds only what one build step changed. What a step deleted is in its layer too, as a 'whiteout':\n"
+        "A layer holds only what one build step changed. What a step deleted is there too, as a 'whiteout':\n"
         "a character device 0:0 of that name. A directory may be 'opaque': it hides the one below it."
     )
     run("pyunionfs image extract web:1 layers > /dev/null")

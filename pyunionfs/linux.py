@@ -119,6 +119,11 @@ def open_by_handle_at(mount_fd: int, kind: int, handle: bytes, flags: int) -> in
     )
 
 
+def syncfs(fd: int) -> None:
+    """Write out everything of the filesystem of ``fd``: see syncfs(2)."""
+    _check(_libc.syncfs(fd))
+
+
 def ficlone(target: int, source: int) -> None:
     """Share the data of ``source`` with ``target``: see ioctl_ficlone(2)."""
     fcntl.ioctl(target, FICLONE, source)

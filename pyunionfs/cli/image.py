@@ -18,6 +18,7 @@ from pyunionfs.image.archive import split_reference
 from pyunionfs.image.images import Image
 from pyunionfs.image.layers import Layer
 from pyunionfs.image.store import Progress, Store
+from pyunionfs.overlay.marks import USER
 
 
 def _print_json(value: Any) -> None:
@@ -105,16 +106,22 @@ def load(
             click.echo(f"  note: {remark}", err=True)
 
 
-def load_for_mount(archive: str, root: str | None) -> list[Path]:
-    """The lowerdirs of one image, top to bottom, for ``pyunionfs mount --image``.
+@contextmanager
+def held_for_mount(archive: str, root: str | None) -> Iterator[tuple[list[Path], bool]]:
+    """The layers of one image, top to bottom, for ``pyunionfs mount --image``, and whether their marks are user
+    xattrs. They cannot be removed from the store meanwhile, nor while a daemon lives that was forked in between.
 
     ``archive`` is as for ``image load``; where no such file exists, an image in the store of that name. Layers
     that the store has are not unpacked again. Raises ImageError, OSError.
     """
     store = Store(root)
     if archive == "-" or os.path.lexists(split_reference(archive, exists=os.path.lexists(archive))[0]):
-        return store.load(_open(archive), single=True)[0].lowerdirs
-    return store.image(archive).lowerdirs
+        with _progress_bar(not sys.stderr.isatty()) as show_progress:
+            found = store.load(_open(archive), single=True, progress=show_progress)[0]
+    else:
+        found = store.image(archive)
+    with store.hold(found) as lowerdirs:
+        yield lowerdirs, store.marks is USER
 
 
 def _open(archive: str) -> str | BinaryIO:
@@ -323,10 +330,14 @@ def _table(*headings: str) -> Any:
 
 
 def _print_table(table: Any) -> None:
+    """Print it in full: on a narrow terminal lines wrap, nothing is cut."""
     from rich.console import Console
 
-    # In a pipe nothing is cut: the width is a terminal's business only.
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
+    console = Console(width=10_000, markup=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _layer(layer: Layer) -> dict[str, Any]:

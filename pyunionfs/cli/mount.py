@@ -4,6 +4,8 @@ import errno
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -82,31 +84,41 @@ def mount(
         raise click.UsageError("give the layers by --lower or by --image (one of them)")
     if work is not None and upper is None:
         raise click.UsageError("--work serves an upper directory: give --upper too")
-    spec = daemon.MountSpec(
-        lower=daemon.split_layers(lower) if lower is not None else _image_layers(str(image), root),
-        mountpoint=mountpoint,
-        upper=upper,
-        work=work,
-        options=options,
-        allow_other=allow_other,
-        image=image,
-    )
-    if foreground:
-        handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler(sys.stderr)
-        logging.basicConfig(level=logging.INFO, format=daemon.LOG_FORMAT, handlers=[handler])
-        try:
-            daemon.serve(spec)
-        except RuntimeError as error:
-            raise OSError(errno.EIO, str(error)) from None
-    else:
-        daemon.start(spec, log_file=log_file)
+    with _layers(lower, image, root) as (layers, userxattr):
+        spec = daemon.MountSpec(
+            lower=layers,
+            mountpoint=mountpoint,
+            upper=upper,
+            work=work,
+            options={**({"userxattr": "on"} if userxattr else {}), **options},
+            allow_other=allow_other,
+            image=image,
+        )
+        if foreground:
+            _serve(spec, log_file)
+        else:
+            daemon.start(spec, log_file=log_file)
 
 
-def _image_layers(image: str, root: str | None) -> list[str]:
-    """Load what is not yet in the store; the layers top to bottom."""
-    from .image import load_for_mount
+@contextmanager
+def _layers(lower: str | None, image: str | None, root: str | None) -> Iterator[tuple[list[str], bool]]:
+    """The layers to mount, top to bottom, and whether their marks are known to be user xattrs."""
+    if lower is not None:
+        yield daemon.split_layers(lower), False
+        return
+    from .image import held_for_mount
 
-    return [str(path) for path in load_for_mount(image, root)]
+    with held_for_mount(str(image), root) as (paths, userxattr):
+        yield [str(path) for path in paths], userxattr
+
+
+def _serve(spec: daemon.MountSpec, log_file: str | None) -> None:
+    handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler(sys.stderr)
+    logging.basicConfig(level=logging.INFO, format=daemon.LOG_FORMAT, handlers=[handler])
+    try:
+        daemon.serve(spec)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error)) from None
 
 
 @click.command()

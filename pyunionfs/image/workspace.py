@@ -151,13 +151,9 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_filesystem(path: Path) -> None:
-    """Write out all that was written to the filesystem of ``path``: syncfs(2), or sync(2) where we lack it."""
-    syncfs = getattr(linux, "syncfs", None)
-    if syncfs is None:
-        os.sync()
-        return
+    """Write out all that was written to the filesystem of ``path``: syncfs(2)."""
     fd = os.open(path, _OPEN_DIR)
     try:
-        syncfs(fd)
+        linux.syncfs(fd)
     finally:
         os.close(fd)

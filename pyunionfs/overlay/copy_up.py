@@ -73,7 +73,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None) -> None:
                 metadata.apply(temp)
                 os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
                 with sb.lock:
-                    _publish(sb, inode, temp, st, length)
+                    _publish(sb, inode, temp, length)
                     sb.files.put(inode, fd, writable=True)
             except BaseException:
                 os.close(fd)
@@ -98,12 +98,12 @@ def _copy_up_other(sb: Superblock, inode: Inode) -> None:
         else:
             os.mknod(name, inode.type | 0o600, st.st_rdev, dir_fd=dir_fd)
         _Metadata(sb, source, st).apply(temp)
-        _publish(sb, inode, temp, st, 0)
+        _publish(sb, inode, temp, 0)
     if inode.is_dir and sb.stale is not None:
         sb.stale(inode.ino)  # its size and nlink are those of the upper directory now
 
 
-def _publish(sb: Superblock, inode: Inode, temp: Backing, st: os.stat_result, length: int) -> None:
+def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
     """Rename the finished copy into place, keeping the parent's times; or pin it, if the name is gone."""
     _, workdir = sb.writable()
     if inode.unlinked:
@@ -113,8 +113,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, st: os.stat_result, le
     else:
         assert inode.parent is not None and inode.parent.upper is not None
         parent = inode.parent.upper
-        if _keeps_origin(inode, st):
-            mark_impure(sb, inode.parent)
+        mark_impure(sb, inode.parent)
         times = parent.stat()
         workdir.install(temp, parent, inode.name)
         parent.utime(times.st_atime_ns, times.st_mtime_ns)
@@ -124,11 +123,6 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, st: os.stat_result, le
         inode.lower = ()
     sb.files.discard(inode)
     sb.emit(events.CopyUp(inode.path(), length, layer.index))
-
-
-def _keeps_origin(inode: Inode, st: os.stat_result) -> bool:
-    """Not for one of several hard links: the copy is no longer the same object as the others."""
-    return inode.is_dir or st.st_nlink == 1
 
 
 def mark_impure(sb: Superblock, directory: Inode) -> None:
@@ -155,6 +149,7 @@ class _Metadata:
         self._st = st
         self._namespace = sb.marks
         self._xattrs = {name: source.getxattr(name) for name in source.listxattr() if not sb.marks.is_private(name)}
+        # None for one of several hard links: the copy is no longer the same object as the others.
         self._origin: bytes | None = None
         if stat.S_ISDIR(st.st_mode) or st.st_nlink == 1:
             origin = source.layer.make_origin(source)

@@ -67,7 +67,8 @@ def seen(status: os.stat_result) -> tuple[Any, ...]:
     return (
         stat.filemode(status.st_mode),
         f"owner {status.st_uid}:{status.st_gid}",
-        f"nlink {status.st_nlink}",
+        # Of directories: told late to the kernel when a copy-up below turns one into a merged directory.
+        "nlink" if directory else f"nlink {status.st_nlink}",
         "size" if directory else f"size {status.st_size}",
         f"rdev {status.st_rdev}",
         f"mtime {status.st_mtime_ns}" if status.st_mtime_ns < _RECENT_NS else "mtime recent",
@@ -215,11 +216,15 @@ def utime(path: str, seconds: int) -> Operation:
 
 
 def setxattr(path: str, name: str, value: bytes, flags: int) -> Operation:
-    return Operation(
-        lambda side: os.setxattr(side.at(path), name, value, flags, follow_symlinks=False),
-        f"setfattr -hn {name} -v {value.decode()!r} {path}  # flags {flags}",
-        (path,),
-    )
+    def run(side: Side) -> None:
+        try:
+            os.setxattr(side.at(path), name, value, flags, follow_symlinks=False)
+        except OSError:
+            # The kernel has copied up before it sees that it cannot; we have not.
+            os.utime(side.at(path), ns=(OLD_NS, OLD_NS), follow_symlinks=False)
+            raise
+
+    return Operation(run, f"setfattr -hn {name} -v {value.decode()!r} {path}  # flags {flags}", (path,))
 
 
 def getxattr(path: str, name: str) -> Operation:
@@ -269,9 +274,11 @@ def hold(slot: int, path: str, flags: int) -> Operation:
         if slot in side.slots:
             os.close(side.slots[slot])
         side.slots[slot] = descriptor
+        if flags & os.O_ACCMODE != os.O_RDONLY and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.write(descriptor, b"h")  # see WRITE_FLAGS in machine.py
         return seen(os.fstat(descriptor))
 
-    return Operation(run, f"exec {slot + 3}<>{path}  # {_flags(flags)}", (path,))
+    return Operation(run, f"exec {slot + 3}<>{path}  # {_flags(flags)}, and write h if it is writable", (path,))
 
 
 def _held(slot: int, use: Callable[[int], Any]) -> Callable[[Side], Any]:

@@ -280,7 +280,7 @@ def test_configurations_of_other_names(store: Store, tmp_path: Path) -> None:
         ("localhost/app:4", "app:4"),
         ("docker.io/team/app", "team/app:latest"),
         ("localhost:5000/app", "localhost:5000/app:latest"),
-        ("quay.io/a/b:v1", "quay.io/a/b:v1"),
+        ("registry.example/a/b:v1", "registry.example/a/b:v1"),
         ("app@sha256:" + "a" * 64, "app@sha256:" + "a" * 64),
     ],
 )

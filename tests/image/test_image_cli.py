@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from archives import Picture, directory, docker_25, entry, layer, opaque, outer, whiteout, write
 
-from pyunionfs.cli.image import load_for_mount
+from pyunionfs.cli.image import held_for_mount
 from pyunionfs.image.errors import ImageError
+from pyunionfs.image.store import Store
+from pyunionfs.overlay.marks import USER
 
 BASE = layer(directory("etc"), entry("etc/a", "one"), entry("etc/b", "x" * 1500))
 TOP = layer(whiteout("etc/a"), opaque("var"), entry("etc/c"))
@@ -174,9 +176,14 @@ def test_help_teaches(run: Command) -> None:
 
 def test_layers_for_a_mount(archive: Path, tmp_path: Path) -> None:
     root = str(tmp_path / "store")
-    paths = load_for_mount(str(archive), root)
-    assert [path.name for path in paths] == ["diff", "diff"]
-    assert load_for_mount(f"{archive}#app:1", root) == paths
-    assert load_for_mount("app:1", root) == paths
-    with pytest.raises(ImageError, match="no image"):
-        load_for_mount("other", root)
+    with held_for_mount(str(archive), root) as (paths, _):
+        assert [path.name for path in paths] == ["diff", "diff"]
+        with pytest.raises(OSError, match="in use by a mount"):
+            Store(root).remove("app:1")
+    for again in (f"{archive}#app:1", "app:1"):
+        with held_for_mount(again, root) as (same, userxattr):
+            assert same == paths
+            assert userxattr is (Store(root).marks is USER)
+    with pytest.raises(ImageError, match="no image"), held_for_mount("other", root):
+        pass
+    Store(root).remove("app:1")
