@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -85,8 +84,6 @@ class Adapter(pyfuse3.Operations):
         self._on_ready = on_ready
         self._handles: dict[int, _Handle] = {}
         self._next_handle = 0
-        # Notifications may not be sent from a handler (libfuse #341): one thread sends them all, in order.
-        self._notifier = ThreadPoolExecutor(1, thread_name_prefix="notify")
         operations.stale = self._invalidate
 
     def init(self) -> None:
@@ -94,19 +91,23 @@ class Adapter(pyfuse3.Operations):
         self._on_ready()
 
     def close(self) -> None:
+        """Send no more notifications: the session is about to be closed."""
         self._ops.stale = None
-        self._notifier.shutdown(cancel_futures=True)
 
     # -- conversions -----------------------------------------------------------------------------------
 
-    def _invalidate(self, ino: Ino) -> None:
-        def notify() -> None:
-            try:
-                pyfuse3.invalidate_inode(ino, attr_only=True)
-            except OSError:
-                pass  # ENOENT: the kernel does not hold it any more
+    @staticmethod
+    def _invalidate(ino: Ino) -> None:
+        """Have the kernel ask for attributes again.
 
-        self._notifier.submit(notify)
+        From a handler this is safe for attributes alone: the kernel takes no lock that the pending request
+        holds (fuse_reverse_inval_inode), as it would for entries and pages (libfuse #341).
+        """
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # the kernel does not hold it any more
+                raise
 
     @staticmethod
     def _attributes(attr: Attr) -> EntryAttributes:
@@ -381,7 +382,7 @@ def serve(
     finally:
         if fd is not None:
             detach(mountpoint, fd)
-        adapter.close()  # no notification may be sent to a session that is closed
+        adapter.close()
         if started:
             pyfuse3.close(unmount=True)
 

@@ -38,6 +38,18 @@ def test_an_unlinked_file_that_was_only_read_can_be_read_on(fs: Filesystem) -> N
 
 
 @given({"file": b"content"})
+def test_an_unlinked_file_can_be_changed_for_the_first_time(fs: Filesystem) -> None:
+    with open(fs.path / "file", "rb", buffering=0) as file:
+        os.unlink(fs.path / "file")
+        os.fchmod(file.fileno(), 0o600)
+        with open(f"/proc/self/fd/{file.fileno()}", "r+b", buffering=0) as again:
+            again.write(b"CON")
+        assert file.read() == b"CONtent"
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert os.listdir(fs.path) == []
+
+
+@given({"file": b"content"})
 def test_the_name_of_an_unlinked_file_is_free(fs: Filesystem) -> None:
     with open(fs.path / "file", "r+b", buffering=0) as old:
         os.unlink(fs.path / "file")
