@@ -124,6 +124,12 @@ def syncfs(fd: int) -> None:
     _check(_libc.syncfs(fd))
 
 
+def malloc_trim() -> None:
+    """Give unused memory of the C library's allocator back to the system: see malloc_trim(3); glibc only."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def ficlone(target: int, source: int) -> None:
     """Share the data of ``source`` with ``target``: see ioctl_ficlone(2)."""
     fcntl.ioctl(target, FICLONE, source)

@@ -12,17 +12,18 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-# The helpers of the posix suite serve the other suites as well.
-sys.path.insert(0, str(Path(__file__).parent / "posix"))
+# The helpers of these suites serve the others as well.
+sys.path[:0] = [str(Path(__file__).parent / suite) for suite in ("posix", "differential")]
 
-import mounts
-import syscalls
+import mounts  # noqa: E402 - needs the path above
+import syscalls  # noqa: E402
 
 
 @contextmanager
@@ -221,6 +222,11 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     base = tmp_path_factory.getbasetemp()
     left_mounts = [path for path in mounts.mount_points() if path.is_relative_to(base)]
     left_daemons = mounts.daemons(base)
+    for _ in range(50):
+        if not left_daemons:
+            break
+        time.sleep(0.1)  # a daemon ends a moment after its mount
+        left_daemons = mounts.daemons(base)
     for path in reversed(left_mounts):
         syscalls.umount(path, syscalls.MNT_DETACH)
     for pid in left_daemons:

@@ -6,14 +6,17 @@ fs/overlayfs/inode.c.
 """
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Iterator
 
+from .. import linux
 from ..vfs import ROOT, Ino
 from .layer import Backing
 
 _FSID_SHIFT = 56  # room for 255 filesystems above the numbers that local filesystems use
+_MANY = 20_000  # inodes; fewer are not worth giving their memory back
 _VIRTUAL = 1 << 63  # handles from here on are no st_ino of anything
 
 
@@ -98,6 +101,7 @@ class InodeTable:
         self._by_ino: dict[Ino, Inode] = {}
         self._hard_links: dict[tuple[int, int], Inode] = {}  # by (fsid, real st_ino)
         self._next_virtual = _VIRTUAL
+        self._peak = 0  # most inodes since memory was last given back
 
     def __len__(self) -> int:
         return len(self._by_ino)
@@ -125,6 +129,8 @@ class InodeTable:
             ino = Ino(self._next_virtual)
         inode.ino = ino
         self._by_ino[ino] = inode
+        if len(self._by_ino) > _MANY:
+            self._peak = max(self._peak, len(self._by_ino))
         assert inode.parent is not None
         inode.parent.children_of()[inode.name] = inode
 
@@ -158,7 +164,19 @@ class InodeTable:
                 continue
             dropped.append(node)
             candidates += self._remove(node)
+        if len(self._by_ino) * 4 < self._peak:
+            self._give_back_memory()
         return dropped
+
+    def _give_back_memory(self) -> None:
+        """After a walk over many files is forgotten, have the process be as small as before it.
+
+        A dict never shrinks by itself, and freed memory stays with the allocator.
+        """
+        self._by_ino = dict(self._by_ino)
+        self._peak = 0
+        gc.collect()
+        linux.malloc_trim()
 
     def _remove(self, inode: Inode) -> list[Inode]:
         """Take an inode out; returns its parents, which may have been held by it alone."""

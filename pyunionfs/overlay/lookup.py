@@ -57,7 +57,7 @@ class Probe:
             return Kind.WHITEOUT
         if self._xattr_whiteouts and marks.may_be_xattr_whiteout(mode, st.st_size):
             return Kind.WHITEOUT if backing.find_xattr(self._namespace.whiteout) is not None else Kind.OTHER
-        if stat.S_ISREG(mode) and st.st_size and not st.st_blocks:
+        if marks.may_be_metacopy(st):
             self._refuse(backing, self._namespace.metacopy)
         return Kind.OTHER
 

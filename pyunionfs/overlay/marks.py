@@ -40,6 +40,11 @@ def may_be_xattr_whiteout(mode: int, size: int) -> bool:
     return stat.S_ISREG(mode) and size == 0
 
 
+def may_be_metacopy(st: os.stat_result) -> bool:
+    """Whether it is worth asking for the xattr ``metacopy``: no data, only perhaps a block of xattrs."""
+    return stat.S_ISREG(st.st_mode) and st.st_size > 0 and st.st_blocks * 512 <= st.st_blksize
+
+
 def make_whiteout(dir_fd: int, name: bytes) -> None:
     """Create a whiteout; the kernel lets ordinary users create exactly this device (since 5.8)."""
     os.mknod(name, stat.S_IFCHR, WHITEOUT_RDEV, dir_fd=dir_fd)

@@ -19,11 +19,10 @@ from trees import Snapshot, diff, snapshot
 PATHS = st.lists(st.sampled_from(stacks.NAMES), min_size=1, max_size=stacks.DEPTH).map("/".join)
 MODES = st.sampled_from([0o644, 0o600, 0o755, 0o4755, 0o2755, 0o1777, 0o000])
 SIZES = st.sampled_from([0, 1, 5, 4096, 10_000])
-DATA = st.sampled_from([b"w", b"new", b"x" * 5000])
+DATA = st.sampled_from([b"", b"new", b"x" * 5000])
 OWNERS = st.sampled_from([-1, 0, 1000, 1001])
 SLOTS = st.integers(0, 1)
 XATTRS = st.sampled_from(["user.a", "user.b", "trusted.a", "user.overlay.x", "trusted.overlay.opaque"])
-# The kernel copies up when a file is opened for writing, we do when it is written: always write.
 WRITE_FLAGS = st.sampled_from(
     [
         os.O_WRONLY,
@@ -36,7 +35,7 @@ WRITE_FLAGS = st.sampled_from(
         os.O_WRONLY | os.O_NOFOLLOW,
     ]
 )
-READ_FLAGS = st.sampled_from([os.O_RDONLY, os.O_RDONLY | os.O_NOFOLLOW, os.O_RDONLY | os.O_CREAT])
+READ_FLAGS = st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_RDONLY | os.O_NOFOLLOW, os.O_RDONLY | os.O_CREAT])
 
 
 class Pair:

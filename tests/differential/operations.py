@@ -67,8 +67,7 @@ def seen(status: os.stat_result) -> tuple[Any, ...]:
     return (
         stat.filemode(status.st_mode),
         f"owner {status.st_uid}:{status.st_gid}",
-        # Of directories: told late to the kernel when a copy-up below turns one into a merged directory.
-        "nlink" if directory else f"nlink {status.st_nlink}",
+        f"nlink {status.st_nlink}",
         "size" if directory else f"size {status.st_size}",
         f"rdev {status.st_rdev}",
         f"mtime {status.st_mtime_ns}" if status.st_mtime_ns < _RECENT_NS else "mtime recent",
@@ -274,11 +273,9 @@ def hold(slot: int, path: str, flags: int) -> Operation:
         if slot in side.slots:
             os.close(side.slots[slot])
         side.slots[slot] = descriptor
-        if flags & os.O_ACCMODE != os.O_RDONLY and stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.write(descriptor, b"h")  # see WRITE_FLAGS in machine.py
         return seen(os.fstat(descriptor))
 
-    return Operation(run, f"exec {slot + 3}<>{path}  # {_flags(flags)}, and write h if it is writable", (path,))
+    return Operation(run, f"exec {slot + 3}<>{path}  # {_flags(flags)}", (path,))
 
 
 def _held(slot: int, use: Callable[[int], Any]) -> Callable[[Side], Any]:

@@ -5,6 +5,8 @@
 
 import contextlib
 import errno
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -103,6 +105,11 @@ def unmount(target: Path) -> None:
             return
     syscalls.umount(target, syscalls.MNT_DETACH)
     raise OSError(errno.EBUSY, f"somebody still uses {target}; it was detached")
+
+
+def daemon_of(path: Path) -> int:
+    """The process that serves a mount of ours."""
+    return int(json.loads(os.getxattr(path, "user.pyunionfs"))["pid"])
 
 
 def mount_points() -> list[Path]:

@@ -9,7 +9,7 @@ from trees import build
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stacks import TREE_BASE, TREE_TOP, Stack
+from unitstack import TREE_BASE, TREE_TOP, Stack
 
 from pyunionfs import Overlay, Paths
 

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from stacks import Stack
 from trees import snapshot
+from unitstack import Stack
 
 from pyunionfs import Overlay, Paths, events
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE

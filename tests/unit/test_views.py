@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from stacks import Stack
+from unitstack import Stack
 
 from pyunionfs.views.diff import diff
 from pyunionfs.views.explain import Explanation, explain

@@ -1,0 +1,131 @@
+"""The daemon forgets what the kernel forgets: memory and descriptors come back."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mounts
+import pytest
+from mounts import Layers, Mounter
+
+DIRECTORIES = 100
+FILES = 1000
+
+
+@pytest.fixture(scope="module")
+def large_lower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """100,000 small files; hard links of one file a directory, for speed."""
+    lower = tmp_path_factory.mktemp("large")
+    for directory in range(DIRECTORIES):
+        where = lower / f"dir{directory:03}"
+        where.mkdir()
+        for number in range(FILES):
+            os.mknod(where / f"file{number:04}")
+    yield lower
+    shutil.rmtree(lower)
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process in bytes."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def walk(path: Path) -> int:
+    count = 0
+    for _, directories, files in os.walk(path):
+        count += len(directories) + len(files)
+    return count
+
+
+def drop_caches() -> None:
+    """Dentries and inodes: the kernel sends FORGET for each."""
+    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600, method="signal")
+def test_what_the_kernel_forgets_the_daemon_forgets(
+    large_lower: Path, tmp_path: Path, our_mount: Mounter, requires: Callable[..., None]
+) -> None:
+    requires("drop_caches")
+    made = Layers.create(tmp_path)
+    layers = Layers((large_lower,), made.upper, made.work, made.merged)
+    with our_mount(layers) as merged:
+        pid = mounts.daemon_of(merged)
+        start, descriptors_at_start = resident(pid), descriptors(pid)
+        assert walk(merged) == DIRECTORIES * (FILES + 1)
+        full = resident(pid)
+        assert descriptors(pid) < 2000
+        after = []
+        for _ in range(3):
+            drop_caches()
+            os.stat(merged / "dir000")  # an answer: what was sent before it has been read
+            after.append(resident(pid))
+            assert walk(merged) == DIRECTORIES * (FILES + 1)
+        drop_caches()
+        os.stat(merged / "dir000")
+        assert resident(pid) - start < (full - start) / 2
+        assert after[-1] - after[0] < 8 << 20  # no growth from one walk to the next
+        assert descriptors(pid) <= descriptors_at_start + 300
+
+
+def test_descriptors_do_not_grow_with_open_and_deleted_files(tmp_path: Path, our_mount: Mounter) -> None:
+    layers = Layers.create(tmp_path)
+    for number in range(50):
+        (layers.lower[0] / f"file{number}").write_bytes(b"x" * 1000)
+    with our_mount(layers) as merged:
+        pid = mounts.daemon_of(merged)
+
+        def rounds(count: int) -> None:
+            for number in range(count):
+                with open(merged / "new", "x+b") as file:
+                    os.unlink(merged / "new")
+                    file.write(b"x")
+                os.mkdir(merged / "dir")
+                os.rmdir(merged / "dir")
+                with open(merged / f"file{number % 50}", "ab") as file:
+                    file.write(b"y")
+
+        rounds(100)
+        before = descriptors(pid)
+        rounds(500)
+        assert descriptors(pid) <= before + 10
+        assert not [name for name in os.listdir(layers.work / "work") if not name.startswith("#")]
+
+
+@pytest.mark.timeout(120, method="signal")
+def test_the_limit_of_descriptors_is_a_budget(tmp_path: Path, our_mount: Mounter) -> None:
+    """More directories and files than RLIMIT_NOFILE lets the daemon have, all of them in use."""
+    import resource
+
+    layers = Layers.create(tmp_path)
+    for number in range(600):
+        (layers.lower[0] / f"dir{number}").mkdir()
+        (layers.lower[0] / f"dir{number}" / "file").write_bytes(b"%d" % number)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        mounting = our_mount(layers)
+        merged = mounting.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    try:
+        files = [open(merged / f"dir{number}" / "file", "r+b") for number in range(600)]  # noqa: SIM115
+        for number, file in enumerate(files):
+            assert file.read() == b"%d" % number
+            file.write(b"+")
+            file.flush()
+        for number, file in enumerate(files):
+            assert os.pread(file.fileno(), 10, 0) == b"%d+" % number
+            file.close()
+        assert len(os.listdir(merged)) == 600
+    finally:
+        mounting.__exit__(None, None, None)
