@@ -99,8 +99,6 @@ def _copy_up_other(sb: Superblock, inode: Inode) -> None:
             os.mknod(name, inode.type | 0o600, st.st_rdev, dir_fd=dir_fd)
         _Metadata(sb, source, st).apply(temp)
         _publish(sb, inode, temp, 0)
-    if inode.is_dir and sb.stale is not None:
-        sb.stale(inode.ino)  # its size and nlink are those of the upper directory now
 
 
 def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
@@ -109,7 +107,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
     if inode.unlinked:
         dir_fd, name = temp.at()
         temp.pin()
-        os.unlink(name, dir_fd=dir_fd)
+        (os.rmdir if inode.is_dir else os.unlink)(name, dir_fd=dir_fd)
     else:
         assert inode.parent is not None and inode.parent.upper is not None
         parent = inode.parent.upper
@@ -122,6 +120,10 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
     if not inode.is_dir:
         inode.lower = ()
     sb.files.discard(inode)
+    if sb.stale is not None:  # ctime, blocks, nlink and perhaps st_ino are those of the copy now
+        sb.stale(inode.ino)
+        if inode.parent is not None:
+            sb.stale(inode.parent.ino)
     sb.emit(events.CopyUp(inode.path(), length, layer.index))
 
 

@@ -156,7 +156,7 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     else:
         make_link(upper.child(name))
     sb.table.remember_link(inode, source.stat().st_ino)
-    sb.table.add_name(inode, parent, name)
+    sb.table.add_name(inode, parent, name, upper.child(name))
 
 
 # -- remove ------------------------------------------------------------------------------------------------
@@ -182,9 +182,12 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
         yield
     except BaseException:
         if upper is not None and before is not None:
-            if before[2] < 0:
+            parent_before, name_before, fd_before = before
+            if fd_before < 0:
                 upper.drop()
-            upper.parent, upper.name = before[0], before[1]
+            upper.parent, upper.name = parent_before, name_before
+            if fd_before >= 0:
+                upper.layer.fds.add(upper)
         raise
     if others:
         assert inode.aliases is not None

@@ -147,9 +147,17 @@ class InodeTable:
             assert inode.parent is not None
             inode.aliases = {(inode.parent, inode.name)}
 
-    def add_name(self, inode: Inode, parent: Inode, name: bytes) -> None:
-        """Record one more name of a hard-linked inode."""
+    def add_name(self, inode: Inode, parent: Inode, name: bytes, backing: Backing) -> None:
+        """Record one more name of a hard-linked inode, whose object is ``backing``.
+
+        It may be the only one: all that were known before may be gone, and the object pinned since.
+        """
         assert inode.aliases is not None
+        if inode.unlinked and inode.upper is not None:
+            inode.upper.unpin(backing)
+            inode.unlinked = False
+            inode.parent, inode.name = parent, name
+            inode.aliases.clear()
         inode.aliases.add((parent, name))
         parent.children_of()[name] = inode
 

@@ -220,6 +220,13 @@ class Backing:
         self.layer.fds.discard(self)
         self.parent = None
 
+    def unpin(self, named: "Backing") -> None:
+        """Take the name of another Backing of the same object, in place of the descriptor."""
+        if self._is_pinned():
+            os.close(self.fd)
+            self.fd = -1
+            self.parent, self.name = named.parent, named.name
+
     def drop(self) -> None:
         """Close what this object holds open; it may be used again unless it was pinned."""
         if self.fd >= 0 and self is not self.layer.root:
@@ -267,8 +274,12 @@ class Backing:
         if self._is_pinned():
             os.chmod(self._pinned_path(), mode)
         else:
-            fd, name = self.at()
-            os.chmod(name, mode, dir_fd=fd)
+            fd, name = self.at()  # no fchmodat(2) of Python's refuses to follow a symlink
+            opened = os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
+            try:
+                os.chmod(b"/proc/self/fd/%d" % opened, mode)
+            finally:
+                os.close(opened)
 
     def utime(self, atime_ns: int, mtime_ns: int) -> None:
         if self._is_pinned():

@@ -113,13 +113,14 @@ def _get_inode(sb: Superblock, parent: Inode, name: bytes, probe: Probe, provide
     assert st is not None
     is_upper = first.layer is sb.upper
     is_dir = stat.S_ISDIR(st.st_mode)
-    # Names of one upper object are one inode. So are those of a lower object, unless a copy-up of one name
-    # could part it from the others (ovl_hash_bylower: "lower hardlink is or will be broken on copy up").
+    # Names of one upper object are one inode, also when but one of them is left. So are those of a lower object,
+    # unless a copy-up of one name could part it from the others (ovl_hash_bylower: "lower hardlink is or will be
+    # broken on copy up").
     shared = not is_dir and st.st_nlink > 1 and (is_upper or sb.upper is None)
-    if shared:
+    if shared or (is_upper and not is_dir):
         known = sb.table.hard_link(first, st.st_ino)
         if known is not None:
-            sb.table.add_name(known, parent, name)
+            sb.table.add_name(known, parent, name, first)
             return known
     inode = Inode(parent, name, stat.S_IFMT(st.st_mode))
     lower = providers[1:] if is_upper else providers

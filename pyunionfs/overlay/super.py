@@ -7,6 +7,7 @@ that contain each other or are on different mounts (EINVAL), directories that an
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,14 @@ def default_work(upper: bytes) -> bytes:
         raise OSError(errno.ENOENT, f"upper directory {os.fsdecode(upper)} does not exist")
     head, tail = os.path.split(os.path.realpath(upper))
     work = os.path.join(head, b"." + tail + b".work")
-    os.makedirs(work, mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(work, 0o700)
+    except FileExistsError:
+        st = os.lstat(work)
+        if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid():
+            raise OSError(
+                errno.EPERM, f"work directory {os.fsdecode(work)} is not yours: name another one"
+            ) from None
     return work
 
 

@@ -21,7 +21,9 @@ from . import marks
 from .layer import Backing
 
 LOCK_WAIT = 3.0  # seconds: a predecessor that is being unmounted needs a moment to end
+_WORK = b"work"
 _WHITEOUT = b"#wh"
+_OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def lock_directory(path: bytes, fd: int, what: str) -> int:
@@ -54,21 +56,15 @@ class Workdir:
 
     @classmethod
     def prepare(cls, work: Backing) -> "Workdir":
-        """Make or empty ``work`` in the work directory.
+        """Make ``work`` anew in the work directory.
 
         Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
         """
-        directory = work.child(b"work")
-        try:
-            os.mkdir(b"work", 0o700, dir_fd=work.fd)
-        except FileExistsError:
-            directory.chmod(0o700)  # the kernel makes it with no permissions at all
-        fd = os.open(b"work", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work.fd)
-        directory.parent, directory.fd = None, fd
-        for entry in directory.scan():
-            if entry.name == b"incompat":
-                raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
-            remove_tree(directory, entry.name)
+        _refuse_volatile(work.fd)
+        remove_tree(work, _WORK)  # whoever made it: what we build in must be ours alone
+        os.mkdir(_WORK, 0o700, dir_fd=work.fd)
+        directory = work.child(_WORK)
+        directory.parent, directory.fd = None, os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work.fd)
         return cls(directory)
 
     def close(self) -> None:
@@ -138,6 +134,22 @@ class Workdir:
             marks.make_whiteout(dir_fd, name)
 
 
+def _refuse_volatile(work_fd: int) -> None:
+    try:
+        fd = os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work_fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.chmod(b"/proc/self/fd/%d" % fd, 0o700)  # the kernel makes it with no permissions at all
+        os.stat(b"incompat", dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    finally:
+        os.close(fd)
+    raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
+
+
 def remove_tree(parent: Backing, name: bytes) -> None:
     """Remove whatever is at a name, if anything; mode bits of directories that we own do not stop it."""
     dir_fd = parent.dir_fd()
@@ -156,7 +168,7 @@ def _remove_directory(dir_fd: int, name: bytes) -> None:
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    fd = os.open(name, _OPEN_DIRECTORY, dir_fd=dir_fd)
     try:
         path = b"/proc/self/fd/%d" % fd
         if os.fstat(fd).st_uid == os.geteuid():

@@ -24,7 +24,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
-from .mount import INFO_XATTR, attach, detach
+from .mount import INFO_XATTR, attach
 
 log = logging.getLogger(__name__)
 
@@ -338,6 +338,9 @@ class Adapter(pyfuse3.Operations):
                 attr = self._ops.lookup(handle.ino, name)
             except FileNotFoundError:
                 continue  # removed since the listing was taken
+            except OSError as error:  # pyfuse3 has no way to name what has no attributes
+                log.warning("%r is left out of a listing: %s", name, error)
+                continue
             if not pyfuse3.readdir_reply(token, name, self._entry(attr), offset + 1):
                 self._ops.forget(attr.ino, 1)
                 return
@@ -373,15 +376,15 @@ def serve(
     adapter.enable_writeback_cache = writeback
     os.umask(0)  # the caller's is applied where an object is created
     options = options | {"default_permissions"}
-    fd = attach(mountpoint, options)
+    attached = attach(mountpoint, options)
     started = False
     try:
-        pyfuse3.init(adapter, mountpoint if fd is None else f"/dev/fd/{fd}", options)
+        pyfuse3.init(adapter, mountpoint if attached is None else f"/dev/fd/{attached.fd}", options)
         started = True
         trio.run(_main)
     finally:
-        if fd is not None:
-            detach(mountpoint, fd)
+        if attached is not None:
+            attached.detach()
         adapter.close()
         if started:
             pyfuse3.close(unmount=True)

@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import threading
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,25 @@ class Mount:
         return self.info.get("pid")
 
 
-def attach(mountpoint: str, options: Set[str]) -> int | None:
-    """Mount FUSE at a directory by mount(2); returns the descriptor of /dev/fuse that serves it.
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A FUSE mount that this process made."""
 
-    None where only fusermount3 may mount. MS_POSIXACL has the kernel leave the umask to the filesystem, which
-    alone can know whether a default ACL takes its place (fuse_fill_super_common: "umasking inside the fuse
-    code"); fusermount3 does not pass it on.
+    fd: int  # of /dev/fuse
+    mountpoint: str
+    mount_id: str
+
+    def detach(self) -> None:
+        """Unmount it, unless somebody did, or has mounted something else on top of it."""
+        if _top_mount_id(self.mountpoint) == self.mount_id:
+            linux.umount2(os.fsencode(self.mountpoint), _UMOUNT_NOFOLLOW | linux.MNT_DETACH)
+
+
+def attach(mountpoint: str, options: Set[str]) -> Attached | None:
+    """Mount FUSE at a directory by mount(2); None where only fusermount3 may mount.
+
+    MS_POSIXACL has the kernel leave the umask to the filesystem, which alone can know whether a default ACL
+    takes its place (fuse_fill_super_common: "umasking inside the fuse code"); fusermount3 does not pass it on.
     """
     if os.geteuid() != 0:
         return None
@@ -61,15 +74,8 @@ def attach(mountpoint: str, options: Set[str]) -> int | None:
     except BaseException:
         os.close(fd)
         raise
-    return fd
-
-
-def detach(mountpoint: str, fd: int) -> None:
-    """Undo :func:`attach`, unless somebody has unmounted it already."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    if not poll.poll(0):  # POLLERR says that nothing is mounted on this descriptor any more
-        linux.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | linux.MNT_DETACH)
+    real = _real(mountpoint)
+    return Attached(fd, real, _top_mount_id(real))
 
 
 def mounts() -> list[Mount]:
@@ -119,14 +125,22 @@ def _real(path: str) -> str:
     return os.path.join(os.path.realpath(head), tail)
 
 
-def _mountpoints() -> list[str]:
-    points = []
+def _mountinfo() -> Iterator[tuple[str, str, str]]:
+    """``(mount id, mount point, type)`` of each mount in this namespace, see proc(5)."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
         for line in mountinfo:
             fields = line.split(" ")
-            if fields[fields.index("-") + 1] == FSTYPE:
-                points.append(_unescape(fields[4]))
-    return points
+            yield fields[0], _unescape(fields[4]), fields[fields.index("-") + 1]
+
+
+def _mountpoints() -> list[str]:
+    return [point for _, point, fstype in _mountinfo() if fstype == FSTYPE]
+
+
+def _top_mount_id(path: str) -> str:
+    """The mount that is on top at a path, "" if none is."""
+    ids = [mount_id for mount_id, point, _ in _mountinfo() if point == path]
+    return ids[-1] if ids else ""
 
 
 def _unescape(text: str) -> str:

@@ -5,6 +5,7 @@ owner or time of modification differs; not if it was merely copied up on the way
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from ..overlay.lookup import find
 from ..overlay.marks import OPAQUE_YES
 from ..overlay.readdir import entries, readdir
 from .union import Union
+
+_DEEPEST = 20_000  # calls: some for each level of a tree
 
 
 class Change(NamedTuple):
@@ -25,6 +28,7 @@ class Change(NamedTuple):
 
 def diff(union: Union) -> list[Change]:
     """All changes of the upper directory over the lower layers, sorted by path."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEPEST))
     with Overlay([union.upper or ""], options={"userxattr": union.userxattr}) as upper:
         if not union.lower:
             return sorted(_walk(upper, upper.root, None, None, b""))

@@ -150,6 +150,12 @@ def small_filesystem(path: Path, size: str) -> Iterator[Path]:
         mounts.unmount(path)
 
 
+def append(path: Path, data: bytes) -> None:
+    with open(path, "ab", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
+
+
 def test_a_full_upper(tmp_path: Path, union: Mounter) -> None:
     """ENOSPC where it happens; the lower file is still seen whole, and space that is freed can be used."""
     with small_filesystem(tmp_path / "small", "2m") as small:
@@ -157,14 +163,13 @@ def test_a_full_upper(tmp_path: Path, union: Mounter) -> None:
         layers = Layers(base.lower, writable.upper, writable.work, base.merged)
         build(layers.lower[0], {"large": b"L" * (3 << 20), "small": b"s"})
         with union(layers) as merged:
-            with pytest.raises(OSError) as caught, open(merged / "large", "ab", buffering=0) as file:
-                file.write(b"+")
+            with pytest.raises(OSError) as caught:
+                append(merged / "large", b"+")
             assert caught.value.errno == errno.ENOSPC
             assert (merged / "large").read_bytes() == b"L" * (3 << 20)
             assert sorted(os.listdir(merged)) == ["large", "small"]
-            with pytest.raises(OSError) as caught, open(merged / "new", "wb", buffering=0) as file:
-                while file.write(b"x" * 65_536):
-                    pass
+            with pytest.raises(OSError) as caught:
+                append(merged / "new", b"x" * (4 << 20))
             assert caught.value.errno == errno.ENOSPC
             os.unlink(merged / "new")
             (merged / "small").write_bytes(b"n" * 100_000)

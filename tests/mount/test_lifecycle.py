@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mounts import Layers, daemon_of, unmount
+import syscalls
+from mounts import Layers, daemon_of, daemons, unmount
 
 
 def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -126,3 +127,15 @@ def test_in_the_foreground_it_stays(layers: Layers, requires: Callable[..., None
             process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert not os.path.ismount(layers.merged)
+
+
+def test_the_end_of_a_daemon_leaves_what_is_mounted_on_top(mounted: Layers) -> None:
+    syscalls.mount("none", mounted.merged, "tmpfs", "")
+    try:
+        (mounted.merged / "mark").touch()
+        (pid,) = daemons(mounted.merged.parent)
+        with waiting_for(pid):
+            os.kill(pid, signal.SIGTERM)
+        assert (mounted.merged / "mark").exists(), "somebody else's mount is gone"
+    finally:
+        unmount(mounted.merged)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2\n")
 
 
+def eventually(condition: Callable[[], bool]) -> bool:
+    """FORGET has no reply to wait for: ask again for some seconds, with the caches dropped again."""
+    for _ in range(40):
+        drop_caches()
+        if condition():
+            return True
+        time.sleep(0.25)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600, method="signal")
 def test_what_the_kernel_forgets_the_daemon_forgets(
@@ -61,20 +72,16 @@ def test_what_the_kernel_forgets_the_daemon_forgets(
     with our_mount(layers) as merged:
         pid = mounts.daemon_of(merged)
         start, descriptors_at_start = resident(pid), descriptors(pid)
-        assert walk(merged) == DIRECTORIES * (FILES + 1)
-        full = resident(pid)
-        assert descriptors(pid) < 2000
         after = []
         for _ in range(3):
-            drop_caches()
-            os.stat(merged / "dir000")  # an answer: what was sent before it has been read
-            after.append(resident(pid))
             assert walk(merged) == DIRECTORIES * (FILES + 1)
-        drop_caches()
-        os.stat(merged / "dir000")
-        assert resident(pid) - start < (full - start) / 2
+            full = resident(pid)
+            assert descriptors(pid) < 2000
+            # Not all: an allocator keeps some of it for the next time.
+            assert eventually(lambda full=full: resident(pid) - start < 0.6 * (full - start))
+            assert eventually(lambda: descriptors(pid) <= descriptors_at_start + 10)
+            after.append(resident(pid))
         assert after[-1] - after[0] < 8 << 20  # no growth from one walk to the next
-        assert descriptors(pid) <= descriptors_at_start + 300
 
 
 def test_descriptors_do_not_grow_with_open_and_deleted_files(tmp_path: Path, our_mount: Mounter) -> None:

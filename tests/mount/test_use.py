@@ -61,8 +61,8 @@ def test_a_large_copy_up_does_not_stall_others(layers: Layers, our_mount: Mounte
         if pid == 0:
             status = 1
             try:
-                descriptor = os.open(merged / "large", os.O_WRONLY | os.O_APPEND)
                 os.write(started, b"!")
+                descriptor = os.open(merged / "large", os.O_WRONLY | os.O_APPEND)
                 os.write(descriptor, b"+")
                 os.write(ended, b"!")
                 status = 0

@@ -221,6 +221,53 @@ def test_hard_links_are_one_inode_and_survive_each_other(stack: Stack) -> None:
     assert stack.files.stat("second").nlink == 1
 
 
+def test_a_name_found_after_the_known_one_went_leads_to_the_same_inode(stack: Stack) -> None:
+    """Or two page caches of one file would overwrite each other."""
+    (stack.upper / "a").write_bytes(b"one")
+    os.link(stack.upper / "a", stack.upper / "b")
+    held = stack.overlay.lookup(ROOT, b"a").ino
+    stack.files.unlink("a")
+    again = stack.overlay.lookup(ROOT, b"b")
+    assert again.ino == held
+    assert again.nlink == 1
+    stack.overlay.write(held, 3, b"two", kill_suid=False)
+    assert stack.files.read_bytes("b") == b"onetwo"
+    stack.files.rename("b", "c")
+    assert stack.files.stat("c").ino == held
+    stack.files.unlink("c")
+    assert stack.overlay.getattr(held).nlink == 0
+    assert stack.overlay.read(held, 0, 9) == b"onetwo"
+
+
+def test_a_directory_that_could_not_be_removed_works_on(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.files.chmod("empty", 0o700)  # it is in the upper layer, and removing it needs a whiteout
+    held = stack.overlay.lookup(ROOT, b"empty").ino
+    assert stack.overlay.readdir(held) == []
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        patch.setattr(os, "mknod", full)
+        with fails(errno.ENOSPC):
+            stack.overlay.rmdir(ROOT, b"empty")
+    stack.files.write_bytes("empty/new", b"x")
+    assert [entry.name for entry in stack.overlay.readdir(held)] == [b"new"]
+
+
+def test_a_removed_directory_can_still_be_changed_by_who_holds_it(stack: Stack) -> None:
+    held = stack.overlay.lookup(ROOT, b"empty").ino
+    before = len(os.listdir("/proc/self/fd"))
+    stack.overlay.rmdir(ROOT, b"empty")
+    changed = stack.overlay.setattr(held, SetAttr(mode=0o700), ME)
+    assert stat.S_IMODE(changed.mode) == 0o700
+    assert changed.nlink == 0
+    stack.overlay.forget(held, 1)
+    assert names(stack.upper) == {"empty"}
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # one for reading file handles, kept
+
+
 def test_an_unlinked_file_can_still_be_read_and_written(stack: Stack) -> None:
     for name, lower in ((b"only", True), (b"fresh", False)):
         if not lower:

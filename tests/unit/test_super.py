@@ -113,6 +113,20 @@ def test_the_default_work_directory_is_a_hidden_sibling(dirs: Path) -> None:
     assert (dirs / "upper/new").is_dir()
 
 
+def test_a_work_directory_prepared_by_somebody_else_is_not_trusted(dirs: Path) -> None:
+    victim = dirs / "victim"
+    victim.mkdir(mode=0o755)
+    (dirs / "work/work").symlink_to(victim)
+    with Overlay([dirs / "lower"], dirs / "upper", dirs / "work") as overlay:
+        Paths(overlay).mkdir("new")
+        assert not (dirs / "work/work").is_symlink()
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o755
+    (dirs / ".upper.work").symlink_to(victim)
+    with pytest.raises(OSError, match="is not yours") as caught:
+        Overlay([dirs / "lower"], dirs / "upper")
+    assert caught.value.errno == errno.EPERM
+
+
 def test_many_whiteouts_share_one_inode(dirs: Path) -> None:
     for number in range(50):
         (dirs / "lower" / str(number)).touch()
