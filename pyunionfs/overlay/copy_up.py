@@ -14,6 +14,7 @@ from .copy_data import copy_data
 from .inode import Inode
 from .layer import Backing
 from .super import Superblock
+from .workdir import Workdir
 
 _MUST_COPY = ("security.", "system.posix_acl_")  # ovl_must_copy_xattr
 
@@ -113,8 +114,11 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
         parent = inode.parent.upper
         mark_impure(sb, inode.parent)
         times = parent.stat()
-        workdir.install(temp, parent, inode.name)
-        parent.utime(times.st_atime_ns, times.st_mtime_ns)
+        _install(workdir, temp, parent, inode.name)
+        try:
+            parent.utime(times.st_atime_ns, times.st_mtime_ns)
+        except PermissionError:
+            pass  # a directory of somebody else: best effort, as in the kernel; the copy is there
     layer = inode.lower[0].layer
     inode.upper = temp
     if not inode.is_dir:
@@ -125,6 +129,22 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
         if inode.parent is not None:
             sb.stale(inode.parent.ino)
     sb.emit(events.CopyUp(inode.path(), length, layer.index))
+
+
+def _install(workdir: Workdir, temp: Backing, parent: Backing, name: bytes) -> None:
+    """Rename a copy into place, also into a directory of our own that has no write permission: the caller writes
+    to a file, not to the directory."""
+    try:
+        workdir.install(temp, parent, name)
+    except PermissionError:
+        st = parent.stat()
+        if st.st_uid != os.geteuid() or st.st_mode & 0o300 == 0o300:
+            raise
+        parent.chmod(stat.S_IMODE(st.st_mode) | 0o300)
+        try:
+            workdir.install(temp, parent, name)
+        finally:
+            parent.chmod(stat.S_IMODE(st.st_mode))
 
 
 def mark_impure(sb: Superblock, directory: Inode) -> None:
@@ -139,8 +159,8 @@ def _try_setxattr(backing: Backing, name: str, value: bytes) -> None:
     try:
         backing.setxattr(name, value)
     except OSError as error:
-        # EPERM: user.* is not for symlinks and special files.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+        # EPERM: user.* is not for symlinks and special files; EACCES: nor for what we may not write to.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
             raise
 
 

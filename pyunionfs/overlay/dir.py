@@ -280,6 +280,9 @@ def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
         os.mkdir(temp_name, 0o700, dir_fd=dir_fd)
         temp.chown(st.st_uid, st.st_gid)
         temp.chmod(stat.S_IMODE(st.st_mode))
+        for xattr in old.listxattr():
+            if not sb.marks.is_private(xattr):
+                temp.setxattr(xattr, old.getxattr(xattr))
         temp.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
         temp.utime(st.st_atime_ns, st.st_mtime_ns)
         workdir.install(temp, parent, name, linux.RENAME_EXCHANGE)

@@ -19,7 +19,7 @@ from .inode import Inode
 if TYPE_CHECKING:
     from .super import Superblock
 
-_MAY_REOPEN_ANYTHING = os.geteuid() == 0
+MAY_REOPEN_ANYTHING = os.geteuid() == 0
 _EVICT_TRIES = 8
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
@@ -120,7 +120,7 @@ class OpenFiles:
                 return
             inode, entry = self._open.popitem(last=False)
             # A file that was created read-only and is still being written can be opened again by root alone.
-            if entry.users or (inode.opens and not _MAY_REOPEN_ANYTHING):
+            if entry.users or (inode.opens and not MAY_REOPEN_ANYTHING):
                 self._open[inode] = entry
             else:
                 os.close(entry.fd)

@@ -237,6 +237,9 @@ class Overlay:
             copy_up(self.sb, inode, size=0 if truncating else None)
             if truncating:
                 file.truncate(self.sb, inode, 0, caller)
+        if not file.MAY_REOPEN_ANYTHING:  # its mode may change while it is open
+            with self.sb.files.use(inode, write=bool(flags & os.O_ACCMODE)):
+                pass
         inode.opens += 1
 
     def release(self, ino: Ino) -> None:

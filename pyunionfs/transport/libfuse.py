@@ -272,10 +272,10 @@ class Adapter(pyfuse3.Operations):
     @_handler
     async def open(self, inode: Any, flags: Any, ctx: RequestContext) -> FileInfo:
         call = functools.partial(self._ops.open, inode, flags, _caller(ctx))
-        if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_TRUNC:
-            await self._slowly(inode, call)
-        else:
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
             call()
+        else:
+            await self._slowly(inode, call)
         return self._open_handle(inode, flags, ctx)
 
     @_handler
