@@ -8,6 +8,8 @@ those who want to change that file.
 import errno
 import os
 import stat
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
 from .. import events
 from .copy_data import copy_data
@@ -16,7 +18,8 @@ from .layer import Backing
 from .super import Superblock
 from .workdir import Workdir
 
-_MUST_COPY = ("security.", "system.posix_acl_")  # ovl_must_copy_xattr
+_ACL = "system.posix_acl_"
+_MUST_COPY = ("security.", _ACL)  # ovl_must_copy_xattr
 
 
 def copy_up(sb: Superblock, inode: Inode, *, size: int | None = None) -> None:
@@ -132,19 +135,27 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
 
 
 def _install(workdir: Workdir, temp: Backing, parent: Backing, name: bytes) -> None:
-    """Rename a copy into place, also into a directory of our own that has no write permission: the caller writes
-    to a file, not to the directory."""
+    """Rename a copy into place, also where directories of our own have no write permission: the caller writes to
+    an object, not to the directories above it. Root needs none of this."""
     try:
         workdir.install(temp, parent, name)
     except PermissionError:
-        st = parent.stat()
-        if st.st_uid != os.geteuid() or st.st_mode & 0o300 == 0o300:
-            raise
-        parent.chmod(stat.S_IMODE(st.st_mode) | 0o300)
-        try:
+        with _made_writable(parent), _made_writable(temp):
             workdir.install(temp, parent, name)
-        finally:
-            parent.chmod(stat.S_IMODE(st.st_mode))
+
+
+@contextmanager
+def _made_writable(directory: Backing) -> Iterator[None]:
+    st = directory.stat()
+    mode = stat.S_IMODE(st.st_mode)
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or mode & 0o300 == 0o300:
+        yield
+        return
+    directory.chmod(mode | 0o300)
+    try:
+        yield
+    finally:
+        directory.chmod(mode)
 
 
 def mark_impure(sb: Superblock, directory: Inode) -> None:
@@ -178,19 +189,25 @@ class _Metadata:
             self._origin = origin.encode() if origin is not None else b""
 
     def apply(self, copy: Backing) -> None:
-        """Owner before mode (chown clears setuid), mode before xattrs (an ACL sets it), times last."""
+        """Owner first (chown clears setuid and capabilities), xattrs before the mode (which may forbid them to an
+        ordinary user), the ACL after the mode (which it refines), times last."""
         st = self._st
         mine = copy.stat()
         if (mine.st_uid, mine.st_gid) != (st.st_uid, st.st_gid):
             copy.chown(st.st_uid, st.st_gid)
+        acls = {name for name in self._xattrs if name.startswith(_ACL)}
+        self._set_xattrs(copy, self._xattrs.keys() - acls)
+        if self._origin is not None:
+            _try_setxattr(copy, self._namespace.origin, self._origin)
         if not stat.S_ISLNK(st.st_mode):
             copy.chmod(stat.S_IMODE(st.st_mode))
-        for name, value in self._xattrs.items():
+        self._set_xattrs(copy, acls)
+        copy.utime(st.st_atime_ns, st.st_mtime_ns)
+
+    def _set_xattrs(self, copy: Backing, names: Set[str]) -> None:
+        for name in names:
             try:
-                copy.setxattr(name, value)
+                copy.setxattr(name, self._xattrs[name])
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP or name.startswith(_MUST_COPY):
                     raise
-        if self._origin is not None:
-            _try_setxattr(copy, self._namespace.origin, self._origin)
-        copy.utime(st.st_atime_ns, st.st_mtime_ns)

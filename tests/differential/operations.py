@@ -82,10 +82,13 @@ def attributes(side: Side, path: str) -> Any:
 
 
 def inode(side: Side, path: str) -> int | None:
+    """The inode number of what can keep it: an origin is written to no hard link, nor by userxattr to a fifo."""
     try:
-        return os.lstat(side.at(path)).st_ino
+        status = os.lstat(side.at(path))
     except OSError:
         return None
+    constant = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+    return status.st_ino if constant else None
 
 
 def existing(where: bytes | int, names: list[Any]) -> list[Any]:
