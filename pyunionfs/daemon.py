@@ -5,7 +5,6 @@ length of a ``with``. What the command line and the library have in common is he
 """
 
 import errno
-import json
 import logging
 import os
 import subprocess
@@ -112,7 +111,7 @@ def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
         "transport": "pyfuse3",
         "userxattr": overlay.uses_user_xattrs,
     }
-    return json.dumps(known).encode()
+    return mount.encode_info(known)
 
 
 def _log_event(event: events.Event) -> None:
@@ -149,6 +148,13 @@ def start(spec: MountSpec, *, log_file: str | None = None) -> int:
     raise OSError(errno.EIO, words)
 
 
+def _is_inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False  # the descriptor of the listing itself, closed by now
+
+
 def in_words(error: OSError) -> str:
     """One line that says what went wrong, with the file that it went wrong with."""
     words = error.strerror or str(error)
@@ -165,6 +171,9 @@ def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.dup2(report, 2)  # libfuse and fusermount3 explain themselves on stderr
+    for name in os.listdir("/proc/self/fd"):  # Python's own are not inheritable: these are of who started us
+        if int(name) > 2 and _is_inheritable(int(name)):
+            os.close(int(name))
 
     def ready() -> None:
         os.write(report, _READY)

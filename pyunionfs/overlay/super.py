@@ -40,7 +40,7 @@ class Superblock:
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
         self._held: list[int] = []  # descriptors that hold locks and mounts
-        self._copying: dict[Inode, threading.Lock] = {}
+        self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
         if upper is not None and work is None:
             work = default_work(upper)
         self.work = work
@@ -82,12 +82,16 @@ class Superblock:
     def copying(self, inode: Inode) -> Iterator[None]:
         """Hold the lock under which the data of one inode is copied."""
         with self.lock:
-            lock = self._copying.setdefault(inode, threading.Lock())
-        with lock:
-            yield
-        with self.lock:
-            if not lock.locked():
-                self._copying.pop(inode, None)
+            lock, users = self._copying.get(inode, (threading.Lock(), 0))
+            self._copying[inode] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self.lock:
+                _, users = self._copying.pop(inode)
+                if users > 1:  # who waits, and who comes after them, must meet at the same lock
+                    self._copying[inode] = lock, users - 1
 
     def is_copying(self, inode: Inode) -> bool:
         return inode in self._copying

@@ -10,6 +10,7 @@ import os
 import select
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from .. import linux
 
 FSTYPE = "fuse.pyunionfs"
 INFO_XATTR = "user.pyunionfs"
-"""Read on the root of a mount, this tells as JSON what is mounted there; it is in no listing, on no disk."""
+"""Read on the root of a mount, this tells as JSON what is mounted there; it is in no listing, on no disk.
+An xattr holds 64 KiB, which hundreds of long paths may exceed: then it is compressed (zlib)."""
+_XATTR_SIZE_MAX = 65536
 
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
 _EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount
@@ -119,6 +122,18 @@ def unmount(path: str, *, lazy: bool = False) -> None:
             os.close(pidfd)
 
 
+def encode_info(info: Mapping[str, Any]) -> bytes:
+    """What a daemon answers to a read of :data:`INFO_XATTR`."""
+    plain = json.dumps(info).encode()
+    return plain if len(plain) <= _XATTR_SIZE_MAX else zlib.compress(plain)
+
+
+def decode_info(value: bytes) -> Mapping[str, Any]:
+    """Inverse of :func:`encode_info`."""
+    told: dict[str, Any] = json.loads(value if value.startswith(b"{") else zlib.decompress(value))
+    return told
+
+
 def _real(path: str) -> str:
     """Resolve all but the last component, which may be a mount that does not answer."""
     head, tail = os.path.split(os.path.abspath(path))
@@ -167,7 +182,7 @@ def _inspect(path: str) -> Mount:
         return Mount(path, "stuck", {})
     told = answer[0]
     if isinstance(told, bytes):
-        return Mount(path, "live", json.loads(told))
+        return Mount(path, "live", decode_info(told))
     return Mount(path, "dead" if told.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "hidden", {})
 
 

@@ -91,6 +91,21 @@ def test_the_daemon_holds_on_to_nothing_of_its_caller(mounted: Layers) -> None:
     assert status[3] == process.name, "it should lead a session of its own"
 
 
+def test_descriptors_of_the_caller_are_not_kept(layers: Layers, requires: Callable[..., None]) -> None:
+    requires("pyunionfs")
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "pyunionfs", "mount", "--lower", str(layers.lower[0]), str(layers.merged)]
+    subprocess.run(command, pass_fds=[writing], check=True)
+    try:
+        os.close(writing)
+        ready, _, _ = select.select([reading], [], [], 10)
+        assert ready, "the daemon keeps the pipe open"
+        assert os.read(reading, 1) == b""
+    finally:
+        os.close(reading)
+        run("umount", layers.merged)
+
+
 def test_explain_and_diff_on_a_mount(mounted: Layers) -> None:
     assert "provided by: lower 0" in run("explain", mounted.merged / "file").stdout
     (mounted.merged / "file").unlink()

@@ -74,6 +74,28 @@ def test_a_write_copies_all_data_first(stack: Stack) -> None:
     assert (stack.base / "big").read_bytes() == data
 
 
+def test_a_failed_copy_up_leaves_nothing_and_can_be_tried_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stack.base / "big").write_bytes(b"x" * 100_000)
+    ino = stack.overlay.lookup(ROOT, b"big").ino
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with fails(errno.ENOSPC):
+            stack.overlay.open(ino, os.O_WRONLY, ME)
+    assert names(stack.upper) == set()
+    assert list((stack.upper.parent / ".upper.work/work").iterdir()) == []
+    assert not stack.overlay.slow(ino)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # one for reading file handles, kept
+    stack.overlay.write(ino, 0, b"y", kill_suid=False)
+    assert (stack.upper / "big").read_bytes() == b"y" + b"x" * 99_999
+
+
 def test_holes_are_not_filled_by_a_copy_up(stack: Stack) -> None:
     with open(stack.base / "sparse", "wb") as file:
         file.write(b"begin")
