@@ -50,35 +50,19 @@ def make_whiteout(dir_fd: int, name: bytes) -> None:
     os.mknod(name, stat.S_IFCHR, WHITEOUT_RDEV, dir_fd=dir_fd)
 
 
-@dataclass(frozen=True, slots=True)
 class Namespace:
-    """The names of the marks' xattrs under one prefix."""
+    """The names of the marks' xattrs under one prefix: ``trusted.overlay.`` or ``user.overlay.``."""
 
-    prefix: str  # "trusted.overlay." or "user.overlay."
+    __slots__ = ("impure", "metacopy", "opaque", "origin", "prefix", "redirect", "whiteout")
 
-    @property
-    def opaque(self) -> str:
-        return self.prefix + "opaque"
-
-    @property
-    def whiteout(self) -> str:
-        return self.prefix + "whiteout"
-
-    @property
-    def origin(self) -> str:
-        return self.prefix + "origin"
-
-    @property
-    def impure(self) -> str:
-        return self.prefix + "impure"
-
-    @property
-    def redirect(self) -> str:
-        return self.prefix + "redirect"
-
-    @property
-    def metacopy(self) -> str:
-        return self.prefix + "metacopy"
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.impure = prefix + "impure"
+        self.metacopy = prefix + "metacopy"
+        self.opaque = prefix + "opaque"
+        self.origin = prefix + "origin"
+        self.redirect = prefix + "redirect"
+        self.whiteout = prefix + "whiteout"
 
     def is_private(self, name: str) -> bool:
         """Whether this xattr is ours, not the user's: hidden, and never copied up (ovl_is_own_xattr)."""
