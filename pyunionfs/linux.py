@@ -36,12 +36,17 @@ RESOLVE_IN_ROOT = 0x10
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MNT_DETACH = 2
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR__ATIME = 0x70
 
-# These two have the same number on every architecture (those from 424 on are shared).
+# These have the same number on every architecture (those from 424 on are shared).
 _SYS_OPEN_TREE = 428
 _SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
 
 _OPEN_HOW = struct.Struct("=QQQ")
+_MOUNT_ATTR = struct.Struct("=QQQQ")
 _FILE_HANDLE = struct.Struct("=Ii")
 _MAX_HANDLE_SZ = 128
 
@@ -78,6 +83,14 @@ def open_tree(dir_fd: int, path: bytes, flags: int) -> int:
             ctypes.c_uint(flags | OPEN_TREE_CLOEXEC),
         ),
         path,
+    )
+
+
+def mount_setattr(fd: int, *, set_: int, clear: int = 0) -> None:
+    """Change the attributes of the mount that ``fd`` is the root of: see mount_setattr(2)."""
+    attr = _MOUNT_ATTR.pack(set_, clear, 0, 0)
+    _check(
+        _libc.syscall(ctypes.c_long(_SYS_MOUNT_SETATTR), fd, b"", AT_EMPTY_PATH, attr, ctypes.c_size_t(len(attr)))
     )
 
 

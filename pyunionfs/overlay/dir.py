@@ -33,12 +33,12 @@ def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
     """What the upper directory itself has under a name."""
     if parent.upper is None:
         return Kind.ABSENT
-    return next(Probe(sb.marks, [parent.upper], name, parent.xattr_whiteouts).findings())
+    return next(Probe(sb, [parent.upper], name, parent.xattr_whiteouts).findings())
 
 
 def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
     """Whether the name would show through from below without its upper object (ovl_lower_positive)."""
-    for kind in Probe(sb.marks, parent.lower, name, parent.xattr_whiteouts).findings():
+    for kind in Probe(sb, parent.lower, name, parent.xattr_whiteouts).findings():
         if kind is not Kind.ABSENT:
             return kind is not Kind.WHITEOUT
     return False

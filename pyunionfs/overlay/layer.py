@@ -67,15 +67,18 @@ class Layer:
         self._uuid: bytes | None = None
 
     @classmethod
-    def open(cls, path: bytes, fds: DirFds) -> "Layer":
-        """Open a lower layer. Raises the OSError of the path."""
+    def open(cls, path: bytes, fds: DirFds, *, writable: bool = False) -> "Layer":
+        """Open a layer; a clone is made read-only unless told otherwise. Raises the OSError of the path."""
         try:
             fd = linux.open_tree(linux.AT_FDCWD, path, linux.OPEN_TREE_CLONE)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
                 raise
-            return cls(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), fds, cloned=False)
-        return cls(path, fd, fds, cloned=True)
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return cls(path, fd, fds, cloned=False, writable=writable)
+        if not writable:
+            _protect(fd)
+        return cls(path, fd, fds, cloned=True, writable=writable)
 
     def close(self) -> None:
         os.close(self.root.fd)
@@ -119,6 +122,19 @@ class Layer:
             return st.st_ino if st.st_nlink == 1 and st.st_dev == self.dev else 0
         finally:
             os.close(fd)
+
+
+def _protect(clone: int) -> None:
+    """Have nothing change a lower layer, not even its atimes, as the kernel does (ovl_get_layers)."""
+    try:
+        linux.mount_setattr(
+            clone, set_=linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOATIME, clear=linux.MOUNT_ATTR__ATIME
+        )
+    except OSError as error:
+        # Linux 5.11 and older cannot; a user namespace may not where the mount's flags are locked.
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            os.close(clone)
+            raise
 
 
 class Backing:

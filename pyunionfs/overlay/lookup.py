@@ -19,10 +19,9 @@ from .super import Superblock
 class Probe:
     """Look for one name in the directories of a merged directory, and keep what was found."""
 
-    def __init__(
-        self, namespace: marks.Namespace, directories: Sequence[Backing], name: bytes, xattr_whiteouts: bool
-    ) -> None:
-        self._namespace = namespace
+    def __init__(self, sb: Superblock, directories: Sequence[Backing], name: bytes, xattr_whiteouts: bool) -> None:
+        self._sb = sb
+        self._namespace = sb.marks
         self._directories = directories
         self._name = name
         self._xattr_whiteouts = xattr_whiteouts
@@ -46,6 +45,8 @@ class Probe:
     def _classify(self, backing: Backing, st: os.stat_result, *, is_last: bool) -> Kind:
         mode = st.st_mode
         if stat.S_ISDIR(mode):
+            if (st.st_dev, st.st_ino) in self._sb.traps:  # our upper directory, seen from below
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), backing.path())  # ovl_lookup_trap_inode
             # Nothing lies below the last one, so its opaqueness says nothing; xattr whiteouts matter even there.
             value = backing.find_xattr(self._namespace.opaque)
             if value == marks.OPAQUE_XATTR_WHITEOUTS:
@@ -92,7 +93,7 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
     check_name(name)
     if parent.unlinked:
         return None
-    probe = Probe(sb.marks, directories_of(parent), name, parent.xattr_whiteouts)
+    probe = Probe(sb, directories_of(parent), name, parent.xattr_whiteouts)
     resolution = merge.resolve(probe.findings())
     if not resolution.exists:
         return None

@@ -39,6 +39,7 @@ class Superblock:
         self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
+        self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
         self._held: list[int] = []  # descriptors that hold locks and mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
         if upper is not None and work is None:
@@ -117,7 +118,7 @@ class Superblock:
         if _contains(upper_real, work_real) or _contains(work_real, upper_real):
             raise OSError(errno.EINVAL, "the work and the upper directory must be separate subtrees")
         top = os.path.commonpath([upper_real, work_real])
-        base = Layer.open(top, self.fds)  # one clone for both, or nothing could be renamed between them
+        base = Layer.open(top, self.fds, writable=True)
         self._held.append(base.root.fd)
         upper_fd = _open_below(base, os.path.relpath(upper_real, top), upper)
         self.upper = Layer(upper, upper_fd, self.fds, cloned=base.cloned, writable=True)
@@ -127,6 +128,7 @@ class Superblock:
             raise OSError(errno.EINVAL, "the work and the upper directory must be on the same filesystem")
         self._held.append(lock_directory(upper, upper_fd, "upper"))
         self._held.append(lock_directory(work, work_fd, "work"))
+        self.traps = {(st.st_dev, st.st_ino) for st in map(os.fstat, (upper_fd, work_fd))}
         work_dir = Backing(self.upper, None, b".")
         work_dir.fd = work_fd
         self.workdir = Workdir.prepare(work_dir)
@@ -212,8 +214,8 @@ def _contains(outer: bytes, inner: bytes) -> bool:
 
 
 def _check_overlap(lower: Sequence[Layer], upper: bytes | None, work: bytes | None) -> None:
-    """No lower layer may be, or lie in, another layer (ovl_check_overlapping_layers). An upper directory
-    that lies in a lower layer is fine: it shows there as it was when it was mounted."""
+    """No lower layer may be, or lie in, another layer (ovl_check_overlapping_layers). An upper directory may lie
+    in a lower layer; it is a trap there (:attr:`Superblock.traps`)."""
     taken = {os.path.realpath(path): what for path, what in ((upper, "upper"), (work, "work")) if path is not None}
     for layer in lower:
         real = os.path.realpath(layer.path)

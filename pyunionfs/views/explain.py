@@ -80,7 +80,7 @@ def _rows(union: Union, overlay: Overlay, parent: Inode, name: bytes | None) -> 
         for root in directories_of(parent):
             found[root.layer.index] = (Kind.DIRECTORY, "directory (root of the layer)")
     else:
-        probe = Probe(overlay.sb.marks, directories_of(parent), name, parent.xattr_whiteouts)
+        probe = Probe(overlay.sb, directories_of(parent), name, parent.xattr_whiteouts)
         for kind, (backing, st) in _probed(probe):
             found[backing.layer.index] = (kind, _describe(kind, backing, st))
     rows = []
@@ -130,7 +130,7 @@ def _consequences(
     rest = [directory for directory in parent.lower if directory.layer is not upper]
     shows_through = any(
         kind is not Kind.ABSENT and kind is not Kind.WHITEOUT
-        for kind in _until_found(Probe(overlay.sb.marks, rest, name, parent.xattr_whiteouts))
+        for kind in _until_found(Probe(overlay.sb, rest, name, parent.xattr_whiteouts))
     )
     missing = _parents_to_copy(overlay, parent)
     also = f" and {missing} parent director{'y' if missing == 1 else 'ies'}" if missing else ""

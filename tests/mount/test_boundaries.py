@@ -1,5 +1,6 @@
 """Where a union meets the rest of the machine: other mounts, other filesystems, many layers."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -88,3 +89,29 @@ def test_writeback_keeps_what_was_written(layers: Layers, our_mount: Mounter) ->
                 file.flush()
         assert (merged / "file").stat().st_size == 8000
     assert (layers.upper / "file").read_bytes() == b"lower" * 1000 + b"".join(b"%03d" % n for n in range(1000))
+
+
+def test_lower_layers_are_not_touched_even_by_reading(layers: Layers, union: Mounter) -> None:
+    lower = layers.lower[0]
+    (lower / "dir").mkdir()
+    (lower / "dir/file").write_text("x")
+    (lower / "link").symlink_to("dir")
+    paths = [lower, lower / "dir", lower / "dir/file", lower / "link"]
+    for path in paths:
+        os.utime(path, (0, 0), follow_symlinks=False)
+    with union(layers) as merged:
+        assert os.listdir(merged / "dir") == ["file"]
+        assert (merged / "dir/file").read_text() == "x"
+        assert os.readlink(merged / "link") == "dir"
+        os.listdir(merged)
+    assert [path.lstat().st_atime for path in paths] == [0, 0, 0, 0]
+
+
+def test_the_upper_directory_is_not_seen_through_a_lower_layer(tmp_path: Path, union: Mounter) -> None:
+    layers = Layers.create(tmp_path)
+    (tmp_path / "beside").touch()
+    with union(Layers((tmp_path,), layers.upper, layers.work, layers.merged)) as merged:
+        with pytest.raises(OSError) as caught:
+            os.listdir(merged / "upper")
+        assert caught.value.errno == errno.ELOOP
+        assert (merged / "beside").exists()

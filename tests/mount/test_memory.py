@@ -81,7 +81,7 @@ def test_what_the_kernel_forgets_the_daemon_forgets(
             assert eventually(lambda full=full: resident(pid) - start < 0.6 * (full - start))
             assert eventually(lambda: descriptors(pid) <= descriptors_at_start + 10)
             after.append(resident(pid))
-        assert after[-1] - after[0] < 8 << 20  # no growth from one walk to the next
+        assert after[-1] - after[0] < 16 << 20  # no growth from one walk to the next
 
 
 def test_descriptors_do_not_grow_with_open_and_deleted_files(tmp_path: Path, our_mount: Mounter) -> None:
