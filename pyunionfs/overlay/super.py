@@ -54,10 +54,10 @@ class Superblock:
         try:
             for path in lower:
                 self.lower.append(_open_lower(path, self.fds))
+            _check_overlap(self.lower, upper, work)  # before anything in the work directory is touched
             if upper is not None:
                 assert work is not None
                 self._open_upper(upper, work)
-            _check_overlap(self.lower, upper, work)
             self.marks = self._choose_namespace()
         except BaseException:
             self.close()

@@ -54,6 +54,16 @@ def test_layers_that_cannot_be_stacked(
     assert {path.name for path in dirs.iterdir()} == {"lower", "other", "upper", "work"}
 
 
+@pytest.mark.parametrize("lower", ["work", "work/work"])
+def test_a_work_directory_named_by_mistake_is_not_emptied(dirs: Path, lower: str) -> None:
+    (dirs / "work/work").mkdir()
+    (dirs / "work/work/precious").touch()
+    with pytest.raises(OSError, match="overlaps the work") as caught:
+        Overlay([dirs / lower], dirs / "upper", dirs / "work")
+    assert caught.value.errno == errno.ELOOP
+    assert (dirs / "work/work/precious").exists()
+
+
 def test_an_upper_directory_may_lie_in_a_lower_layer(dirs: Path) -> None:
     with Overlay([dirs], dirs / "upper", dirs / "work") as overlay:
         Paths(overlay).write_bytes("new", b"x")
