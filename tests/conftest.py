@@ -156,7 +156,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--examples",
         type=int,
-        default=100,
+        default=200,
         metavar="N",
         help="how many random runs the differential test makes (default: %(default)s)",
     )

@@ -48,7 +48,7 @@ class Probe:
             if (st.st_dev, st.st_ino) in self._sb.traps:  # our upper directory, seen from below
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), backing.path())  # ovl_lookup_trap_inode
             # Nothing lies below the last one, so its opaqueness says nothing; xattr whiteouts matter even there.
-            value = backing.find_xattr(self._namespace.opaque)
+            value = self._opaque_mark(backing, st)
             if value == marks.OPAQUE_XATTR_WHITEOUTS:
                 self.marked_x = True
             if not is_last:
@@ -61,6 +61,19 @@ class Probe:
         if marks.may_be_metacopy(st):
             self._refuse(backing, self._namespace.metacopy)
         return Kind.OTHER
+
+    def _opaque_mark(self, backing: Backing, st: os.stat_result) -> bytes | None:
+        """The mark of a directory, also of one of ours that its owner made unreadable: or what it hides would
+        come back."""
+        unreadable = not st.st_mode & stat.S_IRUSR and st.st_uid == os.geteuid() != 0
+        if not (unreadable and backing.layer.writable):
+            return backing.find_xattr(self._namespace.opaque)
+        mode = stat.S_IMODE(st.st_mode)
+        backing.chmod(mode | stat.S_IRUSR)
+        try:
+            return backing.find_xattr(self._namespace.opaque)
+        finally:
+            backing.chmod(mode)
 
     def _refuse(self, backing: Backing, mark: str) -> None:
         """EIO for a mark that says that more is below than we look at: better no answer than a wrong one."""

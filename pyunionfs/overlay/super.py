@@ -7,6 +7,7 @@ that contain each other or are on different mounts (EINVAL), directories that an
 
 import errno
 import os
+import resource
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from .layer import Backing, DirFds, Layer
 from .params import Params
 from .workdir import Workdir, lock_directory
 
+_USEFUL_LIMIT = 1 << 16  # some machines allow a thousand million
 _RESERVE = 64  # descriptors left for everything else in the process
 
 
@@ -174,12 +176,12 @@ def _is_privileged() -> bool:
 
 
 def _descriptor_limit() -> int:
-    import resource
-
+    """Raise the soft limit of descriptors as far as is allowed and of use; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 16
+    limit = _USEFUL_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _USEFUL_LIMIT)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
 def _open_lower(path: bytes, fds: DirFds) -> Layer:

@@ -53,7 +53,10 @@ class Attached:
 
     def detach(self) -> None:
         """Unmount it, unless somebody did, or has mounted something else on top of it."""
-        if _top_mount_id(self.mountpoint) == self.mount_id:
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        # POLLERR: it is not mounted any more, and its id may be that of another mount by now.
+        if not poll.poll(0) and _top_mount_id(self.mountpoint) == self.mount_id:
             linux.umount2(os.fsencode(self.mountpoint), _UMOUNT_NOFOLLOW | linux.MNT_DETACH)
 
 

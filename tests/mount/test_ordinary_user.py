@@ -81,6 +81,17 @@ def test_files_of_a_directory_without_write_permission(layers: Layers, as_user: 
     directory.chmod(0o755)
 
 
+def test_what_was_deleted_stays_so_below_an_unreadable_directory(
+    layers: Layers, as_user: Callable[[str], str]
+) -> None:
+    (layers.lower[0] / "dir").mkdir()
+    (layers.lower[0] / "dir/old").write_text("deleted")
+    again = "cd ..; umount; mount; cd merged; cat dir/old 2>&1 || true; chmod 700 dir; ls -A dir; stat -c %a dir"
+    told = as_user("rm -r dir; mkdir dir; chmod 300 dir; " + again)
+    assert "deleted" not in told
+    assert told.endswith("No such file or directory\n700\n")
+
+
 def test_what_is_mounted_below_a_layer_is_not_there(layers: Layers, as_user: Callable[[str], str]) -> None:
     point = layers.lower[0] / "point"
     point.mkdir()

@@ -31,6 +31,10 @@ VARIANTS = {
     ),
     "pyfuse3-user": Variant("pyfuse3", ("pyunionfs",), options=mounts.USERXATTR, default=False),
     "pyfuse3-user-lower": Variant("pyfuse3", ("pyunionfs",), lower=True, options=mounts.USERXATTR, default=False),
+    # Not by default: another mode of the same implementation.
+    "pyfuse3-writeback": Variant(
+        "pyfuse3", ("pyunionfs",), lower=True, options={**mounts.PLAIN, "writeback": "on"}, default=False
+    ),
 }
 
 
