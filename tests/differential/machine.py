@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -145,9 +146,16 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def compare_trees(self) -> None:
         views = self.each(lambda name: snapshot(self.pair.merged(name, self.copy), ghosts=name != "ours"))
-        self.check_trees("merged", *views)
+        self.check_trees("merged", *map(self.without_odd_links, views))
         uppers = self.each(lambda name: _snapshot_or_nothing(self.pair.upper(name, self.copy)))
         self.check_trees("upper", *uppers)
+
+    def without_odd_links(self, view: Snapshot) -> Snapshot:
+        """With userxattr, the kernel cannot note the origin of a symlink or special file (they hold no user
+        xattrs), and shows two names of one under different inode numbers. Ours are the same, as they should be."""
+        if self.pair.prefix != "user.overlay.":
+            return view
+        return {path: entry if entry.type == "file" else replace(entry, links=()) for path, entry in view.items()}
 
     def check_trees(self, what: str, one: Snapshot, two: Snapshot) -> None:
         if difference := diff(one, two, names=self.pair.names):
