@@ -40,6 +40,7 @@ def run(stack: tuple[Path, mounts.Options], sides: dict[str, mounts.Mounter], ex
                 stateful_step_count=30,
                 deadline=None,
                 database=None,
+                derandomize=examples <= 200,  # CI sees the same runs each time; --examples 1000 explores
                 phases=[Phase.generate, Phase.shrink],
                 suppress_health_check=list(HealthCheck),
             ),
