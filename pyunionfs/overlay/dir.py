@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from .. import events, linux
 from ..vfs import Caller
 from . import marks
-from .copy_up import copy_up
+from .copy_up import copy_up, mark_impure
 from .inode import Inode
 from .layer import Backing
 from .lookup import Probe, check_name, find
@@ -144,6 +144,8 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     assert source is not None
     if inode.unlinked:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if inode.const_ino:  # the origin comes along (ovl_create_or_link)
+        mark_impure(sb, parent)
 
     def make_link(target: Backing) -> None:
         (src_fd, src_name), (dst_fd, dst_name) = source.at(), target.at()

@@ -473,3 +473,13 @@ def test_setuid_is_cleared_for_those_who_may_not_keep_it(stack: Stack) -> None:
     stack.files.chmod("only", 0o4755)
     stack.overlay.setattr(ino, SetAttr(size=1), Caller(12345, 12345))
     assert stat.S_IMODE(stack.overlay.getattr(ino).mode) == 0o755
+
+
+def test_a_link_to_a_copy_marks_its_new_directory_impure(stack: Stack) -> None:
+    """Or its origin, and with it its st_ino, would not be looked for there after a remount."""
+    before = stack.files.stat("only").ino
+    stack.files.link("only", "dir/linked")
+    marks = stack.overlay.sb.marks
+    assert os.getxattr(stack.upper / "dir", marks.impure) == b"y"
+    stack.remount()
+    assert stack.files.stat("dir/linked").ino == before

@@ -32,3 +32,9 @@ class Stack:
     @property
     def prefix(self) -> str:
         return (USER if self.overlay.uses_user_xattrs else TRUSTED).prefix
+
+    def remount(self) -> None:
+        """End this union and begin another one on the same directories."""
+        self.overlay.close()
+        self.overlay = Overlay([self.top, self.base], self.upper)
+        self.files = Paths(self.overlay)
