@@ -20,5 +20,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         (tmp_path / name).mkdir()
         build(tmp_path / name, tree)
     top, base, upper = tmp_path / "top", tmp_path / "base", tmp_path / "upper"
-    with Overlay([top, base], upper) as overlay:
-        yield Stack(top, base, upper, overlay, Paths(overlay))
+    overlay = Overlay([top, base], upper)
+    stack = Stack(top, base, upper, overlay, Paths(overlay))
+    try:
+        yield stack
+    finally:
+        stack.overlay.close()
