@@ -81,12 +81,14 @@ class MountSpec:
 
 
 def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Mount and answer requests in this process until the unmount or a signal.
+    """Mount and answer requests in this process until the unmount or a signal. A mount there whose daemon died
+    is removed first.
 
     Raises OSError for what is wrong with layers, options or mount point, RuntimeError if FUSE refuses.
     """
     from .transport import libfuse
 
+    mount.clear_dead(spec.mountpoint)
     spec.check()
     spec = spec.absolute()
     with Overlay(spec.lower, spec.upper, spec.work, options=spec.overlay_options()) as overlay:
@@ -128,8 +130,10 @@ def _log_event(event: events.Event) -> None:
 def start(spec: MountSpec, *, log_file: str | None = None) -> int:
     """Mount with a daemon in the background; returns its pid once the mount answers.
 
-    Raises OSError with the daemon's own words if it could not mount.
+    A mount there whose daemon died is removed first. Raises OSError with the daemon's own words if it could not
+    mount.
     """
+    mount.clear_dead(spec.mountpoint)
     spec.check()
     reading, writing = os.pipe()
     sys.stdout.flush()

@@ -125,6 +125,16 @@ def unmount(path: str, *, lazy: bool = False) -> None:
             os.close(pidfd)
 
 
+def clear_dead(path: str) -> None:
+    """Remove what daemons that died have left mounted at a path, so that it can be a mount point again.
+
+    Whoever still uses it has had nothing but ENOTCONN from it. A mount that lives, or that is not ours to look
+    into, stays.
+    """
+    while (mount := find(path)) is not None and mount.state == "dead":
+        _umount(mount.mountpoint, lazy=True)
+
+
 def encode_info(info: Mapping[str, Any]) -> bytes:
     """What a daemon answers to a read of :data:`INFO_XATTR`."""
     plain = json.dumps(info).encode()
