@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from cases import Case
-from option_sets import OPTION_SETS, OptionSet, refusal
+from option_sets import OPTION_SETS, refusal
 
 _POINTS = "points"  # the user property by which a test tells of its points
 
@@ -38,13 +38,17 @@ def needed(case: Case, requires: Callable[..., None]) -> None:
 
 
 @pytest.fixture
-def has_kernel_overlay(options: OptionSet, requires: Callable[..., None]) -> bool:
-    """Whether the kernel can be asked what it sees."""
-    try:
-        requires("kernel_overlay_userxattr" if "userxattr" in options.options else "kernel_overlay")
-    except pytest.skip.Exception:
-        return False
-    return True
+def can(requires: Callable[..., None]) -> Callable[[str], bool]:
+    """``can("kernel_overlay")``: whether this machine has a capability, for a part of a test that wants it."""
+
+    def check(name: str) -> bool:
+        try:
+            requires(name)
+        except pytest.skip.Exception:
+            return False
+        return True
+
+    return check
 
 
 @pytest.fixture

@@ -34,10 +34,11 @@ _DATA = {"copy_file_range", "ficlone", "ftruncate", "pwrite", "pwritev"}
 
 @pytest.mark.usefixtures("needed")
 def test_a_crash_leaves_the_old_view_or_the_new_one(
-    case: Case, options: OptionSet, tmp_path: Path, has_kernel_overlay: bool, tell: Callable[..., None]
+    case: Case, options: OptionSet, tmp_path: Path, can: Callable[[str], bool], tell: Callable[..., None]
 ) -> None:
     rehearsal = Rehearsal.of(case, options.options, tmp_path)
-    explorer = Explorer(rehearsal, tmp_path, compare_with_kernel=has_kernel_overlay)
+    kernel = "kernel_overlay_userxattr" if "userxattr" in options.options else "kernel_overlay"
+    explorer = Explorer(rehearsal, tmp_path, compare_with_kernel=can(kernel))
     bad = {explorer.name_of(point): wrong for point in explorer.points() if (wrong := explorer.judge(point))}
     accepted = {
         point
