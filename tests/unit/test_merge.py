@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pyunionfs.overlay.merge import Kind, Rule, judge, listing, resolve
 
-
 NO_DIRECTORY = (Kind.FILE, Kind.METACOPY, Kind.OTHER)
 
 
