@@ -53,31 +53,54 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
     Returns its inode. Raises EEXIST, ENOENT in a removed directory, EROFS.
     """
     upper = _prepare(sb, parent, name)
-    _, workdir = sb.writable()
-    is_dir = stat.S_ISDIR(mode)
     if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
-    if upper_kind(sb, parent, name) is not Kind.WHITEOUT:
-        dir_fd = upper.dir_fd()
-        make(dir_fd, name, stat.S_IMODE(mode))
-        new = upper.child(name)
-        try:
-            _own(new, upper.stat(), mode, caller)
-            if is_dir and parent.lower and not sb.params.allows_offline_changes:
-                new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)  # spares looking below (ovl_create_upper)
-        except BaseException:
-            (os.rmdir if is_dir else os.unlink)(name, dir_fd=dir_fd)
-            raise
+    over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
+    if over_whiteout or not _is_born_right(upper.stat(), mode, caller):
+        new = _make_aside(sb, parent, name, mode, caller, make, over_whiteout=over_whiteout)
     else:
-        with _stage(sb, upper) as stage:
-            make(stage.dir_fd(), name, stat.S_IMODE(mode))
-            new = stage.child(name)
-            _own(new, upper.stat(), mode, caller)
-            if is_dir:
-                new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
-                sb.emit(events.Opaque(_join(parent, name)))
-            workdir.install(new, upper, name, linux.RENAME_EXCHANGE if is_dir else 0)
+        make(upper.dir_fd(), name, stat.S_IMODE(mode))
+        new = upper.child(name)
+        if _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
     return _new_inode(sb, parent, name, new, mode)
+
+
+def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
+    """Whether to mark a new directory with nothing below as opaque, which spares looking there (ovl_create_upper)."""
+    return stat.S_ISDIR(mode) and bool(parent.lower) and not sb.params.allows_offline_changes
+
+
+def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
+    """Whether the filesystem itself gives a new object its owner and mode; otherwise it must not be seen before it
+    has them (the kernel creates with the caller's credentials, ovl_setup_cred_for_create)."""
+    inherits_group = bool(parent.st_mode & stat.S_ISGID)
+    mine = caller.uid == os.geteuid() and (inherits_group or caller.gid == os.getegid())
+    return mine and not (mode & 0o7000)
+
+
+def _make_aside(
+    sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make, *, over_whiteout: bool
+) -> Backing:
+    """Make an object in the work directory, finish it, and rename it into place (ovl_create_over_whiteout)."""
+    upper = parent.upper
+    assert upper is not None
+    _, workdir = sb.writable()
+    with _stage(sb, upper) as new:
+        dir_fd, temp_name = new.at()
+        make(dir_fd, temp_name, stat.S_IMODE(mode))
+        _own(new, upper.stat(), mode, caller)
+        flags = linux.RENAME_NOREPLACE
+        if over_whiteout and stat.S_ISDIR(mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            sb.emit(events.Opaque(_join(parent, name)))
+            flags = linux.RENAME_EXCHANGE
+        elif over_whiteout:
+            flags = 0
+        elif _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+        workdir.install(new, upper, name, flags)
+    return new
 
 
 def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
@@ -95,19 +118,21 @@ def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
 
 @contextmanager
 def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
-    """A directory in the work directory that hands on to what is made in it what ``upper`` would: the
-    filesystem itself then works out inherited ACLs (in place of ovl_set_upper_acl)."""
+    """Where to make an object aside: a temporary name, in a directory that hands on the default ACL that ``upper``
+    would, if it has one. The filesystem itself then works out inherited ACLs (in place of ovl_set_upper_acl)."""
     _, workdir = sb.writable()
-    with workdir.temp() as stage:
-        dir_fd, name = stage.at()
+    acl = upper.find_xattr(_ACL_DEFAULT)
+    with workdir.temp() as temp:
+        if acl is None:
+            yield temp
+            return
+        dir_fd, name = temp.at()
         os.mkdir(name, 0o700, dir_fd=dir_fd)
-        acl = upper.find_xattr(_ACL_DEFAULT)
-        if acl is not None:
-            stage.setxattr(_ACL_DEFAULT, acl)
+        temp.setxattr(_ACL_DEFAULT, acl)
         try:
-            yield stage
+            yield temp.child(b"new")
         finally:
-            stage.drop()
+            temp.drop()
 
 
 def _own(new: Backing, parent: os.stat_result, mode: int, caller: Caller) -> None:
