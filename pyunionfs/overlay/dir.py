@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from .. import events, linux
 from ..vfs import Caller
 from . import marks
-from .copy_up import copy_up, mark_impure
+from .copy_up import copy_up, link_up, mark_impure
 from .inode import Inode
 from .layer import Backing
-from .lookup import Probe, check_name, find
+from .lookup import check_name, find, peek
 from .merge import Kind
 from .readdir import is_empty
+from .redirect import set_redirect
 from .super import Superblock
 
 _ACL_DEFAULT = "system.posix_acl_default"
@@ -30,15 +31,14 @@ Make = Callable[[int, bytes, int], None]
 
 
 def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
-    """What the upper directory itself has under a name."""
-    if parent.upper is None:
-        return Kind.ABSENT
-    return next(Probe(sb, [parent.upper], name, parent.xattr_whiteouts).findings())
+    """What the upper directory itself has under a name: ABSENT, WHITEOUT or OTHER."""
+    return Kind.ABSENT if parent.upper is None else peek(sb, parent.upper, name, parent.xattr_whiteouts)
 
 
 def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
     """Whether the name would show through from below without its upper object (ovl_lower_positive)."""
-    for kind in Probe(sb, parent.lower, name, parent.xattr_whiteouts).findings():
+    for directory in parent.lower:
+        kind = peek(sb, directory, name, parent.xattr_whiteouts)
         if kind is not Kind.ABSENT:
             return kind is not Kind.WHITEOUT
     return False
@@ -61,7 +61,14 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
     else:
         make(upper.dir_fd(), name, stat.S_IMODE(mode))
         new = upper.child(name)
+        if _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
     return _new_inode(sb, parent, name, new, mode)
+
+
+def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
+    """Whether to mark a new directory with nothing below as opaque, which spares looking there (ovl_create_upper)."""
+    return stat.S_ISDIR(mode) and bool(parent.lower) and not sb.params.allows_offline_changes
 
 
 def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
@@ -90,6 +97,8 @@ def _make_aside(
             flags = linux.RENAME_EXCHANGE
         elif over_whiteout:
             flags = 0
+        elif _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
         workdir.install(new, upper, name, flags)
     return new
 
@@ -162,6 +171,8 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     assert source is not None
     if inode.unlinked:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if inode.metacopy:
+        set_redirect(sb, inode, same_directory=False)
     if inode.const_ino:  # the origin comes along (ovl_create_or_link)
         mark_impure(sb, parent)
 
@@ -175,7 +186,9 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
             workdir.install(temp, upper, name)
     else:
         make_link(upper.child(name))
-    sb.table.remember_link(inode, source.stat().st_ino)
+    if inode.indexed:
+        inode.nlink += 1
+    sb.table.remember_link(inode, source, source.stat().st_ino)
     sb.table.add_name(inode, parent, name, upper.child(name))
 
 
@@ -186,18 +199,19 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
 def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Iterator[None]:
     """Around the system call by which an inode loses a name.
 
-    Who still holds the inode keeps its backing object: by another of its names, or pinned by a descriptor.
-    If the call fails, nothing has changed.
+    Who still holds the inode keeps its backing object: by another of its names, by the index, or pinned by a
+    descriptor. If the call fails, nothing has changed.
     """
     upper = inode.upper
     others = (inode.aliases or set()) - {(parent, name)}
+    survives = inode.nlink > 1 if inode.indexed else bool(others)
+    entry = upper.name if upper is not None else b""
     before = (upper.parent, upper.name, upper.fd) if upper is not None else None
-    if upper is not None and others:
-        other_parent, other_name = next(iter(others))
-        if (upper.parent, upper.name) == (parent.upper, name):
-            upper.parent, upper.name = other_parent.upper, other_name
-    elif upper is not None:
+    if upper is not None and not survives:
         upper.pin()
+    elif upper is not None and (upper.parent, upper.name) == (parent.upper, name):
+        other_parent, other_name = next(iter(others))
+        upper.parent, upper.name = other_parent.upper, other_name
     try:
         yield
     except BaseException:
@@ -209,13 +223,16 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         raise
-    if others:
-        assert inode.aliases is not None
+    if inode.indexed:
+        inode.nlink -= 1
+    if inode.aliases is not None and survives:
         inode.aliases.discard((parent, name))
-        if (inode.parent, inode.name) == (parent, name):
+        if others and (inode.parent, inode.name) == (parent, name):
             inode.parent, inode.name = next(iter(others))
-    else:
+    if not survives:
         inode.unlinked = True
+        if inode.indexed and sb.index is not None:
+            sb.index.remove(entry)
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
     release(sb, inode, 0)
@@ -232,11 +249,13 @@ def release(sb: Superblock, inode: Inode, count: int) -> None:
 
 def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
     """Remove a name of anything but a directory (ovl_unlink)."""
-    inode = _removable(sb, parent, name)
+    inode = removable(sb, parent, name)
     if inode.is_dir:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     copy_up(sb, parent)
     assert parent.upper is not None
+    if inode.indexed:
+        link_up(sb, inode, parent, name)
     if not lower_positive(sb, parent, name):
         with losing_name(sb, inode, parent, name):
             os.unlink(name, dir_fd=parent.upper.dir_fd())
@@ -249,7 +268,7 @@ def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
 
 def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
     """Remove an empty directory; whiteouts in it do not count (ovl_rmdir)."""
-    inode = _removable(sb, parent, name)
+    inode = removable(sb, parent, name)
     if not inode.is_dir:
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     if not is_empty(sb, inode):
@@ -266,7 +285,7 @@ def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
     sb.emit(events.Whiteout(_join(parent, name)))
 
 
-def _removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
+def removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
     """The inode of a name that is to be removed."""
     sb.writable()
     inode = find(sb, parent, name)

@@ -55,8 +55,8 @@ class Workdir:
         self._have_whiteout = False
 
     @classmethod
-    def prepare(cls, work: Backing) -> "Workdir":
-        """Make ``work`` anew in the work directory.
+    def prepare(cls, work: Backing, *, volatile: bool = False) -> "Workdir":
+        """Make ``work`` anew in the work directory; if ``volatile``, with a mark that refuses the next mount.
 
         Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
         """
@@ -65,7 +65,21 @@ class Workdir:
         os.mkdir(_WORK, 0o700, dir_fd=work.fd)
         directory = work.child(_WORK)
         directory.parent, directory.fd = None, os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work.fd)
+        if volatile:  # ovl_create_volatile_dirty
+            os.mkdir(b"incompat", 0o700, dir_fd=directory.fd)
+            os.mkdir(b"incompat/volatile", 0o700, dir_fd=directory.fd)
         return cls(directory)
+
+    def keeps_xattrs(self, namespace: marks.Namespace) -> bool:
+        """Whether the filesystem can keep marks (ovl_make_workdir tries it likewise)."""
+        try:
+            self._dir.setxattr(namespace.opaque, b"0")
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                raise
+            return False
+        self._dir.removexattr(namespace.opaque)
+        return True
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -132,6 +146,15 @@ class Workdir:
                 os.unlink(_WHITEOUT, dir_fd=self._dir.fd)
                 self._have_whiteout = False
             marks.make_whiteout(dir_fd, name)
+
+
+def name_union(upper: Backing, namespace: marks.Namespace, mode: str) -> None:
+    """Give a union its UUID, kept in the upper directory (``uuid=``, ovl_init_uuid_xattr)."""
+    if mode in ("off", "null") or upper.find_xattr(namespace.uuid) is not None:
+        return
+    if mode == "auto" and upper.find_xattr(namespace.impure) is not None:
+        return  # of a time when unions had none
+    upper.setxattr(namespace.uuid, os.urandom(16))
 
 
 def _refuse_volatile(work_fd: int) -> None:

@@ -34,7 +34,7 @@ def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> N
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         if not exists and flags & os.XATTR_REPLACE:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    copy_up(sb, inode)
+    copy_up(sb, inode, data=False)
     with sb.lock:
         inode.real.setxattr(stored, value, flags)
 
@@ -44,6 +44,6 @@ def remove(sb: Superblock, inode: Inode, name: str) -> None:
     stored = sb.marks.escape(name)
     with sb.lock:
         inode.real.getxattr(stored)
-    copy_up(sb, inode)
+    copy_up(sb, inode, data=False)
     with sb.lock:
         inode.real.removexattr(stored)

@@ -28,6 +28,18 @@ PLAIN: Options = {
     "uuid": "auto",
 }
 USERXATTR: Options = {**PLAIN, "redirect_dir": "nofollow", "userxattr": True}
+REDIRECT: Options = {**PLAIN, "redirect_dir": "on"}
+METACOPY: Options = {**REDIRECT, "metacopy": "on"}
+INDEX: Options = {**PLAIN, "index": "on"}
+ALL: Options = {**METACOPY, "index": "on", "xino": "on"}
+OPTION_SETS: dict[str, Options] = {
+    "trusted": PLAIN,
+    "userxattr": USERXATTR,
+    "redirect": REDIRECT,
+    "metacopy": METACOPY,
+    "index": INDEX,
+    "all": ALL,
+}
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,7 @@ def pyfuse3(layers: Layers, options: Options = PLAIN, *, read_only: bool = False
     import pyunionfs
 
     writable = {} if read_only else {"upper": layers.upper, "work": layers.work}
-    known = {key: value for key, value in options.items() if key != "uuid"}  # there is no uuid of a mount
-    with pyunionfs.mounted(lower=layers.lower, mountpoint=layers.merged, options=known, **writable) as path:
+    with pyunionfs.mounted(lower=layers.lower, mountpoint=layers.merged, options=options, **writable) as path:
         yield Path(path)
 
 
