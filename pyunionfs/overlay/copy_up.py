@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .. import events
 from . import marks, verity
@@ -126,7 +126,8 @@ def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
             os.setxattr(fd, "security.capability", capability)
         if os.fstat(fd).st_mode != st.st_mode:
             os.fchmod(fd, stat.S_IMODE(st.st_mode))
-        os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
+        if length == st.st_size:
+            os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
         if not sb.params.volatile:
             os.fsync(fd)
         with sb.lock:
@@ -180,9 +181,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
     """Move the finished copy to its place, or pin it, if the name is gone."""
     layer = inode.lower[0].layer
     if inode.unlinked:
-        dir_fd, name = temp.at()
-        temp.pin()
-        (os.rmdir if inode.is_dir else os.unlink)(name, dir_fd=dir_fd)
+        temp.pin()  # the temporary name is removed like any other
         inode.upper = temp
     elif must_copy_up(sb, inode):
         _publish_in_index(sb, inode, temp)
@@ -239,10 +238,8 @@ def link_up(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
 def _keeping_times(directory: Backing) -> Iterator[None]:
     times = directory.stat()
     yield
-    try:
+    with suppress(OSError):  # best effort, as in the kernel: the copy is there
         directory.utime(times.st_atime_ns, times.st_mtime_ns)
-    except PermissionError:
-        pass  # a directory of somebody else: best effort, as in the kernel; the copy is there
 
 
 def _install(sb: Superblock, temp: Backing, parent: Backing, name: bytes) -> None:

@@ -67,7 +67,7 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
 
 
 def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
-    """Whether to mark a new directory with nothing below as opaque, which spares looking there (ovl_create_upper)."""
+    """Whether to mark a new directory with nothing below opaque, which spares looking there (ovl_create_upper)."""
     return stat.S_ISDIR(mode) and bool(parent.lower) and not sb.params.allows_offline_changes
 
 
@@ -325,5 +325,6 @@ def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
         temp.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
         temp.utime(st.st_atime_ns, st.st_mtime_ns)
         workdir.install(temp, parent, name, linux.RENAME_EXCHANGE)
-        old.drop()
+        for backing in (old, *inode.lower):
+            backing.drop()
         inode.upper, inode.lower = temp, ()

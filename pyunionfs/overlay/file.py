@@ -170,6 +170,9 @@ def open_lower(sb: "Superblock", inode: Inode) -> int:
 
 def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes; fewer only at the end of the file."""
+    if inode.metacopy:  # its data may be longer: a crash came between shortening and completing it
+        with sb.lock:
+            size = min(size, max(inode.real.stat().st_size - offset, 0))
     with sb.files.use(inode, write=False) as fd:
         return os.pread(fd, size, offset)
 
@@ -189,9 +192,9 @@ def write(
 def truncate(sb: "Superblock", inode: Inode, size: int, caller: Caller) -> None:
     """Set the size; a caller without CAP_FSETID loses the file its setuid bit."""
     with sb.files.use(inode, write=True) as fd:
-        os.ftruncate(fd, size)
         if caller.uid != 0:
             drop_suid(fd)
+        os.ftruncate(fd, size)
 
 
 def fsync(sb: "Superblock", inode: Inode, *, data_only: bool) -> None:

@@ -17,6 +17,7 @@ from .merge import Kind
 from .readdir import is_empty
 from .redirect import set_redirect
 from .super import Superblock
+from .workdir import clear_away
 
 EXCHANGE = linux.RENAME_EXCHANGE
 
@@ -93,7 +94,7 @@ def _move(sb: Superblock, parent: Inode, name: bytes, old: Inode, new_parent: In
     if over_whiteout and (needs_whiteout or old.is_dir):
         linux.renameat2(*source, *target, linux.RENAME_EXCHANGE)  # the whiteout changes places with it
         if not needs_whiteout:
-            os.unlink(name, dir_fd=source[0])
+            clear_away(parent.upper, name)
     elif needs_whiteout:
         linux.renameat2(*source, *target, linux.RENAME_WHITEOUT)
     else:

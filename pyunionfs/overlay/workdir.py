@@ -11,6 +11,7 @@ process however it dies.
 import errno
 import fcntl
 import itertools
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from .. import linux
 from . import marks
 from .layer import Backing
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT = 3.0  # seconds: a predecessor that is being unmounted needs a moment to end
 _WORK = b"work"
@@ -96,7 +99,7 @@ class Workdir:
             yield temp
         finally:
             if temp.parent is self._dir or temp.parent is None:
-                remove_tree(self._dir, name)
+                clear_away(self._dir, name)
 
     def install(self, temp: Backing, parent: Backing, name: bytes, flags: int = 0) -> None:
         """Rename a temporary object into place; it becomes the Backing of that place.
@@ -112,7 +115,7 @@ class Workdir:
             os.rename(source[1], name, src_dir_fd=source[0], dst_dir_fd=target[0])
         temp.parent, temp.name = parent, name
         if flags & linux.RENAME_EXCHANGE:
-            remove_tree(aside, aside_name)
+            clear_away(aside, aside_name)
 
     def discard(self, parent: Backing, name: bytes) -> None:
         """Take an upper object away in one step, then remove what it holds."""
@@ -171,6 +174,15 @@ def _refuse_volatile(work_fd: int) -> None:
     finally:
         os.close(fd)
     raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
+
+
+def clear_away(parent: Backing, name: bytes) -> None:
+    """Remove what was replaced, or never published. What has been done is done: a failure is not the caller's, and
+    the next mount removes what is left (ovl_cleanup)."""
+    try:
+        remove_tree(parent, name)
+    except OSError as error:
+        log.warning("%s stays behind: %s", os.fsdecode(name), error)
 
 
 def remove_tree(parent: Backing, name: bytes) -> None:
