@@ -41,8 +41,10 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
 
 
 def _blocks_of_data(inode: Inode, st: os.stat_result) -> int:
-    """The room that the data of a metacopy takes; what a data-only layer holds is not looked up for that."""
-    return -(-st.st_size // 512) if inode.data_path else inode.lower[-1].stat().st_blocks
+    """The room that the data of a metacopy takes: guessed, rather than looked up, in data-only layers."""
+    if inode.data_path:
+        return -(-st.st_size // st.st_blksize) * st.st_blksize // 512
+    return inode.lower[-1].stat().st_blocks
 
 
 def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> None:

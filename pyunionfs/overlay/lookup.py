@@ -130,7 +130,7 @@ class Search:
         value = backing.find_xattr(self._namespace.metacopy)
         if value is None:
             return Kind.FILE
-        marks.Metacopy.decode(value)
+        marks.Metacopy.check(value)
         at_bottom = self._is_bottom(backing, is_last=is_last) and not self._sb.data
         if self._namespace.redirect in xattrs and not at_bottom:
             self._redirect(self._redirect_mark(backing), self._path[-1], prefix, [])

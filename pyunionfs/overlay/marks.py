@@ -143,6 +143,12 @@ class Metacopy:
             return b""
         return _METACOPY_HEADER.pack(0, _METACOPY_HEADER.size + len(self.digest), 0, self.algorithm) + self.digest
 
+    @staticmethod
+    def check(value: bytes) -> None:
+        """Raises OSError(EIO) for what cannot be one; what it says is read only where it matters."""
+        if 0 < len(value) < _METACOPY_HEADER.size:
+            raise OSError(errno.EIO, "malformed metacopy mark")
+
     @classmethod
     def decode(cls, value: bytes) -> "Metacopy":
         """Raises OSError(EIO) for a form that is not understood (ovl_check_metacopy_xattr)."""

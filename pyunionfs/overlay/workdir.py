@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class Workdir:
         if volatile:  # ovl_create_volatile_dirty
             os.mkdir(b"incompat", 0o700, dir_fd=directory.fd)
             os.mkdir(b"incompat/volatile", 0o700, dir_fd=directory.fd)
+            os.mknod(b"incompat/volatile/dirty", stat.S_IFREG | 0o600, dir_fd=directory.fd)
         return cls(directory)
 
     def keeps_xattrs(self, namespace: marks.Namespace) -> bool:
