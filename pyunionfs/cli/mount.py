@@ -196,3 +196,15 @@ def mounts(as_json: bool) -> None:
     wide = max((len(line) for path in [*found] for line in [path.mountpoint]), default=0)
     console = Console(width=None if sys.stdout.isatty() else 100 + 3 * wide)
     console.print(table)
+
+
+@click.command()
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
+def refresh(mountpoints: tuple[str, ...]) -> None:
+    """Make visible what others have changed in the layers of a mount.
+
+    A union takes its layers for unchanging and keeps what it has seen of them: a file that somebody adds to a
+    lower layer, or replaces there, shows up when you refresh the mount. Files that are open stay open.
+    """
+    for mountpoint in mountpoints:
+        system.refresh(mountpoint)

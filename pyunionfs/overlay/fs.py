@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from ..events import Listener
-from ..vfs import ROOT, Attr, Caller, DirEntry, Ino, SetAttr, Statfs
+from ..vfs import Attr, Caller, Change, DirEntry, Ino, SetAttr, Statfs
 from . import attr, dir, file, marks, params, readdir, rename, xattrs
+from . import refresh as again
 from .copy_up import copy_up
 from .index import must_copy_up
 from .inode import Inode
@@ -93,7 +94,7 @@ class Overlay:
     @property
     def root(self) -> Inode:
         """The inode of the root."""
-        return self.sb.table[ROOT]
+        return self.sb.table.root
 
     @property
     def work_path(self) -> str | None:
@@ -269,11 +270,19 @@ class Overlay:
     def fsync(self, ino: Ino, *, data_only: bool) -> None:
         file.fsync(self.sb, self.sb.table[ino], data_only=data_only)
 
-    def slow(self, ino: Ino, name: bytes | None = None) -> bool:
+    def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:
+        if removing and self.sb.index is None:
+            return False
         with self.sb.lock:
             inode: Inode | None = self.sb.table[ino]
             if name is not None and inode is not None:
                 inode = find(self.sb, inode, name)
             if inode is None or inode.has_upper_data or not stat.S_ISREG(inode.type):
                 return False
+            if removing and not must_copy_up(self.sb, inode):
+                return False
             return self.sb.is_copying(inode) or inode.real.stat().st_size > _SLOW_COPY
+
+    def refresh(self) -> list[Change]:
+        with self.sb.lock:
+            return again.refresh(self.sb)

@@ -133,6 +133,11 @@ class InodeTable:
         except KeyError:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
+    @property
+    def root(self) -> Inode:
+        """The inode of the root."""
+        return self._by_ino[ROOT]
+
     def add_root(self, root: Inode) -> None:
         root.ino = ROOT
         root.lookups = 1

@@ -252,8 +252,8 @@ def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool)
 
 
 def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resolution: merge.Resolution) -> Inode:
-    providers = [search.found[index] for index in resolution.providers]
-    first, st = providers[0].backing, providers[0].st
+    found = search.found[resolution.providers[0]]
+    first, st = found.backing, found.st
     assert st is not None
     is_upper = first.layer is sb.upper
     is_dir = stat.S_ISDIR(st.st_mode)
@@ -267,22 +267,7 @@ def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resol
             sb.table.add_name(known, parent, name, first)
             return known
     inode = Inode(parent, name, stat.S_IFMT(st.st_mode))
-    inode.upper = first if is_upper else None
-    inode.lower = tuple(found.backing for found in providers[1 if is_upper else 0 :])
-    inode.xattr_whiteouts = search.marked_x
-    if is_upper and sb.marks.redirect in providers[0].xattrs:
-        inode.redirect = first.find_xattr(sb.marks.redirect) or b""
-    if is_dir:
-        inode.impure = is_upper and sb.marks.impure in providers[0].xattrs
-        lower = providers[1 if is_upper else 0 :]
-        st_lower = lower[0].st if lower else None
-        inode.const_ino = map_ino(lower[0].backing, st_lower.st_ino) if st_lower is not None else 0
-    elif not is_upper:
-        inode.const_ino = map_ino(first, st.st_ino) if st.st_nlink == 1 or shared else 0
-    elif sb.marks.origin in providers[0].xattrs:
-        inode.const_ino = _origin_ino(sb, first)
-    if resolution.rules[resolution.providers[0]] is merge.Rule.METACOPY:
-        _set_metacopy(sb, inode, search, resolution)
+    fill(sb, inode, search, resolution)
     if shared and sb.index is not None:
         known = _from_index(sb, inode, st)
         if known is not None:
@@ -295,6 +280,33 @@ def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resol
     if inode.indexed:
         sb.table.remember_link(inode, inode.real, inode.real.stat().st_ino)
     return inode
+
+
+def fill(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:
+    """Tie an inode to the objects that a search has found."""
+    providers = [search.found[index] for index in resolution.providers]
+    first, st, xattrs = providers[0].backing, providers[0].st, providers[0].xattrs
+    assert st is not None
+    is_upper = first.layer is sb.upper
+    lower = providers[1 if is_upper else 0 :]
+    inode.upper = first if is_upper else None
+    inode.lower = tuple(found.backing for found in lower)
+    inode.xattr_whiteouts = search.marked_x
+    inode.redirect = b""
+    if is_upper and sb.marks.redirect in xattrs:
+        inode.redirect = first.find_xattr(sb.marks.redirect) or b""
+    if inode.is_dir:
+        inode.impure = is_upper and sb.marks.impure in xattrs
+        st_lower = lower[0].st if lower else None
+        inode.const_ino = map_ino(lower[0].backing, st_lower.st_ino) if st_lower is not None else 0
+    elif not is_upper:
+        kept = st.st_nlink == 1 or sb.upper is None or sb.index is not None
+        inode.const_ino = map_ino(first, st.st_ino) if kept else 0
+    elif sb.marks.origin in xattrs:
+        inode.const_ino = _origin_ino(sb, first)
+    inode.metacopy, inode.data_path = False, b""
+    if resolution.rules[resolution.providers[0]] is merge.Rule.METACOPY:
+        _set_metacopy(sb, inode, search, resolution)
 
 
 def _set_metacopy(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:
