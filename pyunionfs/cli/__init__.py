@@ -16,6 +16,7 @@ _COMMANDS = {
     "mounts": ("mount", "mounts"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
+    "check": ("check", "check"),
     "image": ("image", "image"),
 }
 
