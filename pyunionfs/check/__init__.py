@@ -65,17 +65,17 @@ def check(
         layers = [enter(path, "lower layer") for path in paths]
         data_layers = [enter(os.fsencode(path), "data-only layer") for path in data]
         _refuse_overlap(upper_layer, work_layer, [*layers, *data_layers])
-        _guard(upper_layer, work_layer, report, stack, lock=repair)
+        is_mounted = _guard(upper_layer, work_layer, report, stack, lock=repair)
         handles = stack.enter_context(Handles(layers))
         if not handles.able:
             report.notes.append("file handles cannot be opened here: origins and the index were not followed")
         walk = Walk(upper_layer, Lower(layers, data_layers, namespace), handles, report)
         walk.run()
-        if work_layer is not None:
+        if work_layer is not None and not is_mounted:
             uppers = stack.enter_context(Handles([upper_layer]))
             sure = walk.sure_of_lower
             WorkCheck(work_layer, upper_layer, handles, uppers, namespace, report, sure=sure).run()
-        else:
+        elif work_layer is None:
             report.notes.append("there was no work directory to look at: name it by --work")
         _keep_what_is_doubtful(report)
         if repair:
@@ -122,20 +122,24 @@ def _refuse_overlap(upper: Layer, work: Layer | None, lower: Sequence[Layer]) ->
             raise OSError(errno.ELOOP, f"{path} is given as a lower layer and as the upper or work directory")
 
 
-def _guard(upper: Layer, work: Layer | None, report: Report, stack: ExitStack, *, lock: bool) -> None:
-    """Have nobody mount it while it is repaired; say so if it is mounted while it is only looked at."""
+def _guard(upper: Layer, work: Layer | None, report: Report, stack: ExitStack, *, lock: bool) -> bool:
+    """Have nobody mount it while it is repaired; returns whether it is mounted while it is only looked at."""
     path = os.fsdecode(upper.path)
     if not lock:
         user = in_use(upper)
         if user:
-            report.notes.append(f"{path} is in use by {user}: what is just being changed may look damaged")
-        return
+            report.notes.append(
+                f"{path} is in use by {user}: what is just being changed may look damaged, and the work directory "
+                "was not looked at"
+            )
+        return bool(user)
     for layer, what in ((upper, "upper"), (work, "work")):
         if layer is not None:
             stack.callback(os.close, lock_directory(layer.path, layer.root.fd, what))
     user = kernel_mount(upper)
     if user:
         raise OSError(errno.EBUSY, f"upper directory {path} is in use by {user}: unmount it to have it repaired")
+    return False
 
 
 def _keep_what_is_doubtful(report: Report) -> None:

@@ -151,7 +151,8 @@ class Search:
     def _follow(self, backing: Backing, done: list[bytes], rest: list[bytes]) -> list[bytes]:
         """Note the redirect of an object (ovl_check_redirect); returns the path up to here for those below."""
         self.absolute = False
-        value = backing.find_xattr(self._namespace.redirect)
+        is_bottom = backing.layer is self._lower.layers[-1] and not self._lower.data  # struct ovl_lookup_data.last
+        value = None if is_bottom else backing.find_xattr(self._namespace.redirect)
         if value is None:
             return [*done, backing.name]
         try:

@@ -65,7 +65,9 @@ METACOPY_SIZE = Problem("metacopy-size", _WARNING, "metacopies of another size t
 
 MALFORMED_INDEX = Problem("malformed-index", _ERROR, "damaged index entries: index=on may be refused")
 STALE_INDEX = Problem("stale-index", _WARNING, "index entries of lower objects that are gone", "remove")
-ORPHAN_INDEX = Problem("orphan-index", _WARNING, "index entries that no name leads to", "remove")
+ORPHAN_INDEX = Problem(
+    "orphan-index", _INFO, "index entries that no name leads to (a mount removes them)", "remove"
+)
 OTHER_UPPER = Problem("other-upper", _ERROR, "the index belongs to another upper directory: index=on is refused")
 OTHER_LOWER = Problem("other-lower", _WARNING, "made with another top lower layer: index=on is refused")
 

@@ -6,15 +6,18 @@ ovl_get_indexdir() in super.c. What the kernel would remove at the next mount, a
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..overlay import marks
 from ..overlay.layer import Backing, Layer
 from . import findings as problems
 from . import forms
+from .below import look
 from .findings import Problem, Report
 from .handles import Handles, is_handle_of
 from .walk import say
+
+Entry = tuple[Backing, os.stat_result]
 
 _INCOMPATIBLE = b"incompat"
 
@@ -46,29 +49,34 @@ class WorkCheck:
         self._nlink_mark = namespace.prefix + "nlink"
         self._report = report
         self._sure = sure
+        self._is_exported = False  # over NFS, by handles that the index keeps
 
     def run(self) -> None:
         """Look at ``work`` and at ``index``; neither has to be there."""
-        root = self._work.root
-        for name in sorted(entry.name for entry in root.scan()):
-            if name == b"work":
-                self._each(root.child(name), self._look_at_temporary)
-            elif name == b"index":
-                self._look_at_index(root.child(name))
+        work, index = map(self._work.root.child, (b"work", b"index"))
+        if look(work) is not None:
+            self._each(self._entries(work), self._look_at_temporary)
+        st = look(index)
+        if st is not None:
+            self._each([(index, st)], self._look_at_index)
 
-    def _each(self, directory: Backing, look: Callable[[Backing, os.stat_result], None]) -> None:
-        """Look at every entry of a directory, if it is one that can be read."""
+    def _entries(self, directory: Backing) -> list[Entry]:
+        """The entries of a directory, none if it is no directory or cannot be read."""
+        found: list[Entry] = []
         try:
-            if not stat.S_ISDIR(directory.stat().st_mode):
-                return
-            names = sorted(entry.name for entry in directory.scan())
+            if stat.S_ISDIR(directory.stat().st_mode):
+                for name in sorted(entry.name for entry in directory.scan()):
+                    found.append((directory.child(name), directory.child(name).stat()))
         except PermissionError:
             self._add(problems.CLOSED_WORK, directory, "has no permissions; root can look into it")
-            return
-        for name in names:
-            entry = directory.child(name)
+        except OSError as error:
+            self._add(problems.UNREADABLE, directory, say(error))
+        return found
+
+    def _each(self, entries: Sequence[Entry], judge: Callable[[Backing, os.stat_result], None]) -> None:
+        for entry, st in entries:
             try:
-                look(entry, entry.stat())
+                judge(entry, st)
             except OSError as error:
                 self._add(problems.UNREADABLE, entry, say(error))
 
@@ -79,27 +87,24 @@ class WorkCheck:
 
     def _look_at_temporary(self, entry: Backing, st: os.stat_result) -> None:
         if entry.name == _INCOMPATIBLE:
-            self._each(entry, self._look_at_feature)
+            self._each(self._entries(entry), self._look_at_feature)
         elif marks.is_whiteout_device(st.st_mode, st.st_rdev):
-            self._add(
-                problems.KEPT_WHITEOUT, entry, "a whiteout that others were linked from; made anew when needed"
-            )
+            self._add(problems.KEPT_WHITEOUT, entry, "a whiteout to link others from; made anew when needed")
         else:
             what = "directory" if stat.S_ISDIR(st.st_mode) else f"file of {st.st_size} bytes"
             self._add(problems.LEFTOVER, entry, f"a {what} that was never moved to its place")
 
     def _look_at_feature(self, entry: Backing, st: os.stat_result) -> None:
         if entry.name == b"volatile":
-            message = "the last mount was volatile and did not end well: check the data, then remove this directory"
+            message = "the last mount was volatile: if no data is missing, remove this directory"
             self._add(problems.VOLATILE, entry, message)
         else:
-            self._add(
-                problems.INCOMPATIBLE, entry, f"refuses each mount that does not know {os.fsdecode(entry.name)}"
-            )
+            message = f"refuses each mount that does not know {os.fsdecode(entry.name)}"
+            self._add(problems.INCOMPATIBLE, entry, message)
 
     # -- index -----------------------------------------------------------------------------------------
 
-    def _look_at_index(self, index: Backing) -> None:
+    def _look_at_index(self, index: Backing, _: os.stat_result) -> None:
         value = index.find_xattr(self._upper_mark)
         try:
             if value is not None and not is_handle_of(forms.Handle.decode(value), self._upper.root):
@@ -107,7 +112,10 @@ class WorkCheck:
                 self._add(problems.OTHER_UPPER, index, message)
         except ValueError as error:
             self._add(problems.OTHER_UPPER, index, f"does not say which upper directory it belongs to: {error}")
-        self._each(index, self._look_at_entry)
+        entries = self._entries(index)
+        # Directories are in the index with nfs_export alone.
+        self._is_exported = any(stat.S_ISDIR(st.st_mode) and entry.name[:1] != b"#" for entry, st in entries)
+        self._each(entries, self._look_at_entry)
 
     def _look_at_entry(self, entry: Backing, st: os.stat_result) -> None:
         """ovl_verify_index."""
@@ -160,6 +168,6 @@ class WorkCheck:
         # Its only name is here. It may still be what the union shows for a lower name that was not copied up.
         value = entry.find_xattr(self._nlink_mark)
         if lower.st_nlink == 1 or forms.links(value, upper=st.st_nlink, lower=lower.st_nlink) <= 0:
-            self._add(
-                problems.ORPHAN_INDEX, entry, "neither an upper nor a lower name leads to it", repair=self._sure
-            )
+            # With nfs_export a mount puts a whiteout there, so that nobody finds the lower object by its handle.
+            repair = self._sure and not self._is_exported
+            self._add(problems.ORPHAN_INDEX, entry, "neither an upper nor a lower name leads to it", repair=repair)

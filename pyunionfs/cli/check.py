@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,12 @@ def check(
         report = run(upper, layers, work, data=data, userxattr=userxattr, repair=repair)
     except OSError as error:
         click.echo(f"pyunionfs: {daemon.in_words(error)}", err=True)
-        raise click.exceptions.Exit(2) from None
+        sys.exit(2)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print(report, upper, None if show_all else _SHOWN)
-    raise click.exceptions.Exit(1 if report.bad else 0)
+    sys.exit(1 if report.bad else 0)
 
 
 def _split_lower(text: str) -> tuple[list[str], list[str]]:
@@ -128,12 +129,12 @@ def _print_group(console: "Console", problem: "Problem", items: "list[Finding]",
 
 def _summary(report: "Report") -> str:
     counts = report.count()
-    left = [_number(counts[severity], severity) for severity in _COLOURS if counts[severity]]
-    words = ", ".join(left) or "nothing wrong"
+    left = ", ".join(_number(counts[severity], severity) for severity in _COLOURS if counts[severity])
+    words = left or "nothing wrong"
     if counts["repaired"]:
-        words += f", {counts['repaired']:,} repaired" if left else f" any more, {counts['repaired']:,} repaired"
+        words = f"{counts['repaired']:,} repaired, {left + ' left' if left else 'nothing wrong any more'}"
     repairable = sum(bool(item.repair) and not item.repaired for item in report.findings)
-    words += f", in {_number(counts['objects'], 'object')}"
+    words += f" in {_number(counts['objects'], 'object')}"
     return words + (f"; --repair takes care of {repairable:,}" if repairable else "")
 
 
