@@ -15,6 +15,7 @@ from ..overlay import marks
 from ..overlay.fs import Overlay, Path
 from ..overlay.layer import DirFds, Layer
 from ..overlay.workdir import lock_directory
+from . import findings as problems
 from .below import Lower
 from .findings import PROBLEMS, Finding, Problem, Report, Severity
 from .handles import Handles
@@ -26,7 +27,7 @@ from .work import WorkCheck
 __all__ = ["PROBLEMS", "Finding", "Problem", "Report", "Severity", "check"]
 
 _OPEN_DIRECTORIES = 512
-_OF_LOWER = ("stale-whiteout", "stale-index", "orphan-index")
+_ABOUT_LOWER = (problems.STALE_WHITEOUT, problems.PURE_WHITEOUT, problems.STALE_INDEX, problems.ORPHAN_INDEX)
 
 
 def check(
@@ -145,7 +146,7 @@ def _guard(upper: Layer, work: Layer | None, report: Report, stack: ExitStack, *
 def _keep_what_is_doubtful(report: Report) -> None:
     """Where the lower layers are not those that the upper directory was made over, nothing is safe that depends on
     what they have."""
-    if any(item.problem.name == "other-lower" for item in report.findings):
+    if any(item.problem is problems.OTHER_LOWER for item in report.findings):
         for item in report.findings:
-            if item.problem.name in _OF_LOWER:
+            if item.problem in _ABOUT_LOWER:
                 item.repair = ""

@@ -1,6 +1,5 @@
 """Whether an upper directory is in use now: by a mount of ours, which locks it, or by one of the kernel's."""
 
-import errno
 import fcntl
 import os
 import re
@@ -39,14 +38,12 @@ def _overlay_mounts() -> Iterator[tuple[str, str]]:
             namespace = os.stat(f"/proc/{pid}/ns/mnt")
             if (namespace.st_dev, namespace.st_ino) in seen:
                 continue
-            seen.add((namespace.st_dev, namespace.st_ino))
             with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-                for line in lines:
-                    if " - overlay " in line:
-                        yield f"/proc/{pid}/root", line.rstrip("\n")
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
-                raise
+                found = [line.rstrip("\n") for line in lines if " - overlay " in line]
+        except OSError:
+            continue  # it has ended, or is not ours to look into
+        seen.add((namespace.st_dev, namespace.st_ino))
+        yield from ((f"/proc/{pid}/root", line) for line in found)
 
 
 def _is_same(upper: Layer, root: str, path: bytes) -> bool:
