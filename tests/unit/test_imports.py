@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"transport", "vfs", "linux"},
     "transport.libfuse": {"transport", "vfs", "linux", "pyfuse3", "trio"},
     "views": {"views", "overlay", "image"},
+    "check": {"check", "overlay", "linux", "vfs", "events"},
     "daemon": {"overlay", "transport", "events"},
-    "cli": {"cli", "daemon", "overlay", "image", "transport", "views", "events", "click", "rich"},
+    "cli": {"cli", "daemon", "overlay", "image", "transport", "views", "check", "events", "click", "rich"},
     "__init__": {"daemon", "overlay", "paths"},
     "__main__": {"cli"},
 }
