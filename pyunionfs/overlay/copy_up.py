@@ -63,19 +63,20 @@ def _parent_up(sb: Superblock, inode: Inode) -> Backing:
 
 def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bool) -> None:
     _, workdir = sb.writable()
-    with sb.lock:
-        if not inode.unlinked:
-            _parent_up(sb, inode)
-        source = inode.lower[0]
-        st = source.stat()
-        find_data(sb, inode)  # or fail now, also if only its metadata is to be copied (ovl_verify_lowerdata)
-        source_fd = open_lower(sb, inode) if data or sb.params.verity != "off" else -1
-        mark = None
-        if not data:
-            mark = verity.digest_of(source_fd) if source_fd >= 0 else marks.Metacopy()
-            data = sb.params.verity == "require" and not mark.algorithm
-        metadata = _Metadata(sb, inode, source, st, None if data else mark)
+    source_fd = -1
     try:
+        with sb.lock:
+            if not inode.unlinked:
+                _parent_up(sb, inode)
+            source = inode.lower[0]
+            st = source.stat()
+            find_data(sb, inode)  # or fail now, also if only its metadata is to be copied (ovl_verify_lowerdata)
+            source_fd = open_lower(sb, inode) if data or sb.params.verity != "off" else -1
+            mark = None
+            if not data:
+                mark = verity.digest_of(source_fd) if source_fd >= 0 else marks.Metacopy()
+                data = sb.params.verity == "require" and not mark.algorithm
+            metadata = _Metadata(sb, inode, source, st, None if data else mark)
         length = 0 if not data else st.st_size if size is None else min(size, st.st_size)
         with workdir.temp() as temp:
             dir_fd, name = temp.at()

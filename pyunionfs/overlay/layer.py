@@ -43,6 +43,13 @@ class DirFds:
             os.close(oldest.fd)
             oldest.fd = -1
 
+    def close(self) -> None:
+        """Close all: also those that no inode leads to, as on the way of a redirect."""
+        for directory in self._open:
+            os.close(directory.fd)
+            directory.fd = -1
+        self._open.clear()
+
     def discard(self, directory: "Backing") -> None:
         """Stop tracking a directory; the descriptor, if any, is the caller's now."""
         self._open.pop(directory, None)

@@ -119,6 +119,7 @@ class Superblock:
             for backing in (inode.upper, *inode.lower):
                 if backing is not None:
                     backing.drop()
+        self.fds.close()
         if self.workdir is not None:
             self.workdir.close()
         if self.index is not None:

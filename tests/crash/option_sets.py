@@ -30,18 +30,25 @@ class OptionSet:
 
 OPTION_SETS = [
     OptionSet("plain", {}, ("",)),
+    OptionSet("userxattr", {"userxattr": True, "redirect_dir": "nofollow"}, ("rmdir", "over the whiteout of one")),
+    OptionSet("redirect_dir", {"redirect_dir": "on"}, ("rename a new directory over",), REDIRECTING),
     OptionSet(
-        "userxattr",
-        {"userxattr": True, "redirect_dir": "nofollow"},
-        ("rmdir", "rename a new directory", "mkdir over"),
+        "metacopy",
+        {"metacopy": "on", "redirect_dir": "on"},
+        (
+            "metadata",
+            "chmod a lower file",
+            "append to a lower",
+            "truncate a lower",
+            "link a lower",
+            "rename a lower file",
+        ),
     ),
-    OptionSet("redirect_dir", {"redirect_dir": "on"}, ("directory over", "exchange"), REDIRECTING),
-    OptionSet("metacopy", {"metacopy": "on", "redirect_dir": "on"}, ("metadata", "lower file", "lower hard link")),
-    OptionSet("index", {"index": "on"}, ("link", "lower hard", "over a whiteout", "rename a lower file")),
+    OptionSet("index", {"index": "on"}, ("hard link", "link a lower file", "unlink a copied-up", "chmod a lower")),
     OptionSet(
         "all",
         {"redirect_dir": "on", "metacopy": "on", "index": "on", "xino": "on"},
-        ("link a lower file", "rename a deep"),
+        ("hard link", "metadata", "link a lower file"),
         REDIRECTING,
     ),
 ]
