@@ -160,6 +160,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many random runs the differential test makes (default: %(default)s)",
     )
+    parser.addoption("--long", action="store_true", help="the profile of an hour")
 
 
 def pytest_report_header() -> list[str]:
