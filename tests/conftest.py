@@ -160,7 +160,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many random runs the differential test makes (default: %(default)s)",
     )
-    parser.addoption("--long", action="store_true", help="the profile of an hour")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="run the long profile: more cases, rounds and examples (an hour rather than minutes)",
+    )
 
 
 def pytest_report_header() -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from machine import Machine, Pair
 
-OPTIONS = {"trusted": mounts.PLAIN, "userxattr": mounts.USERXATTR}
+OPTIONS = mounts.OPTION_SETS
 
 
 @pytest.fixture(scope="module", params=OPTIONS)

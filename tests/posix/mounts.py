@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,18 @@ PLAIN: Options = {
     "uuid": "auto",
 }
 USERXATTR: Options = {**PLAIN, "redirect_dir": "nofollow", "userxattr": True}
+REDIRECT: Options = {**PLAIN, "redirect_dir": "on"}
+METACOPY: Options = {**REDIRECT, "metacopy": "on"}
+INDEX: Options = {**PLAIN, "index": "on"}
+ALL: Options = {**METACOPY, "index": "on", "xino": "on"}
+OPTION_SETS: dict[str, Options] = {
+    "trusted": PLAIN,
+    "userxattr": USERXATTR,
+    "redirect": REDIRECT,
+    "metacopy": METACOPY,
+    "index": INDEX,
+    "all": ALL,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ def native(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
 @contextmanager
 def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False) -> Iterator[Path]:
     """The kernel's overlayfs."""
-    data = ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
+    data = [] if "lowerdir" in options else ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
     if not read_only:
         data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
     data += [key if value is True else f"{key}={value}" for key, value in options.items()]
@@ -76,13 +88,15 @@ def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
 
 
 @contextmanager
-def pyfuse3(layers: Layers, options: Options = PLAIN, *, read_only: bool = False) -> Iterator[Path]:
+def pyfuse3(
+    layers: Layers, options: Options = PLAIN, *, read_only: bool = False, data: Sequence[Path] = ()
+) -> Iterator[Path]:
     """pyunionfs, served by pyfuse3."""
     import pyunionfs
 
     writable = {} if read_only else {"upper": layers.upper, "work": layers.work}
-    known = {key: value for key, value in options.items() if key != "uuid"}  # there is no uuid of a mount
-    with pyunionfs.mounted(lower=layers.lower, mountpoint=layers.merged, options=known, **writable) as path:
+    directories = {"lower": layers.lower, "data": data, "mountpoint": layers.merged, **writable}
+    with pyunionfs.mounted(**directories, options=options) as path:
         yield Path(path)
 
 
