@@ -19,7 +19,7 @@ import archives
 from archives import Picture, directory, entry, hardlink, layer, opaque, pax, symlink, whiteout
 
 from pyunionfs import daemon
-from pyunionfs.cli.mount import _options
+from pyunionfs.cli.mount import _options, _take_directories
 from pyunionfs.image import config, jsons, names, reference, tar
 from pyunionfs.image import pax as pax_records
 from pyunionfs.image.archive import open_archive, split_reference
@@ -28,7 +28,7 @@ from pyunionfs.image.limits import Limits
 from pyunionfs.image.store import Store
 from pyunionfs.image.unpack import unpack
 from pyunionfs.overlay import params
-from pyunionfs.overlay.marks import TRUSTED, Origin
+from pyunionfs.overlay.marks import TRUSTED, Metacopy, Origin, check_redirect, decode_nlink
 
 MIB = 1 << 20
 LIMITS = Limits(
@@ -65,30 +65,54 @@ def origin(data: bytes) -> None:
     assert found is None or found.plain_ino() >= 0
 
 
+def metacopy(data: bytes) -> None:
+    with refused(errno.EIO):
+        Metacopy.check(data)
+        found = Metacopy.decode(data)
+        assert Metacopy.decode(found.encode()) == found or not found.algorithm
+
+
+def redirect(data: bytes) -> None:
+    with refused(errno.EINVAL):
+        found = check_redirect(data)
+        assert found
+        assert b"//" not in found
+        assert found[0] == ord("/") or b"/" not in found
+
+
+def nlink(data: bytes) -> None:
+    names = decode_nlink(data, upper=2, lower=3)
+    assert names is None or names > 0
+
+
 def options(data: bytes) -> None:
     """The value of ``mount -o``, all the way to the checked parameters and the options for FUSE."""
-    given = _options(None, None, (os.fsdecode(data),))  # type: ignore[arg-type]
-    spec = daemon.MountSpec(lower=["/lower"], mountpoint="/merged", options=given, allow_other=False)
-    assert "allow_other" not in spec.fuse_options()
-    with einval():
-        params.parse(spec.overlay_options())
+    with refused(errno.EINVAL):
+        words = _options(None, None, (os.fsdecode(data),))  # type: ignore[arg-type]
+        given = _take_directories(words, [], [])
+        spec = daemon.MountSpec(lower=["/lower"], mountpoint="/merged", options=given, allow_other=False)
+        assert "allow_other" not in spec.fuse_options()
+        for privileged in (True, False):
+            params.parse(spec.overlay_options(), upper=True, privileged=privileged)
 
 
 def layers(data: bytes) -> None:
     text = os.fsdecode(data)
     assert daemon.split_layers(daemon.escape(text)) == [text] if text else True
-    with einval():
-        found = daemon.split_layers(text)
-        assert daemon.split_layers(":".join(map(daemon.escape, found))) == found
+    with refused(errno.EINVAL):
+        lower, data_only = daemon.split_lower(text)
+        assert lower
+        assert all([*lower, *data_only])
+        assert daemon.split_lower(":".join(map(daemon.escape, lower)))[0] == lower
 
 
 @contextmanager
-def einval() -> Iterator[None]:
-    """Of all that an OSError may say, EINVAL with a sentence."""
+def refused(number: int) -> Iterator[None]:
+    """Of all that an OSError may say, one number with a sentence; told on as a ValueError."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno != number:
             raise
         raise ValueError(repr(error.strerror)) from error
 
@@ -214,10 +238,15 @@ REFERENCES = (b"docker.io/library/app:4", b"localhost:5000/a/b:t@sha256:" + b"0"
 
 TARGETS: dict[str, Target] = {
     "origin": Target(origin, (), (Origin(1, b"\1\2\3\4\0\0\0\0", bytes(16)).encode(),)),
+    "metacopy": Target(metacopy, (ValueError,), (Metacopy(1, bytes(32)).encode(), b"", b"\0\4\0\0")),
+    "redirect": Target(redirect, (ValueError,), (b"name", b"/a/b/c", b"/a\0b")),
+    "nlink": Target(nlink, (), (b"U+1", b"L-12")),
     "options": Target(
-        options, (ValueError,), (b"userxattr,redirect_dir=nofollow,xino=auto", b"ro,noexec,writeback=on")
+        options,
+        (ValueError,),
+        (b"redirect_dir=on,index=on,xino=auto", b"ro,lowerdir=/a:/b::/c", b"lowerdir+=/a,datadir+=/b"),
     ),
-    "layers": Target(layers, (ValueError,), (b"/a:/b\\:c:/d\\\\", b"a")),
+    "layers": Target(layers, (ValueError,), (b"/a:/b\\:c:/d\\\\", b"a", b"/a:/b::/c::/d")),
     "image_name": Target(image_name, (ImageError,), REFERENCES),
     "place": Target(place, (ImageError,), (b"a/.wh.b", b"a/.wh..wh..opq", b"../.wh..wh.plnk/x", b"/./a//b/../c")),
     "pax": Target(

@@ -16,7 +16,6 @@ from targets import LAYER, MIB, TARGETS, Target
 
 CORPUS = Path(__file__).parent / "corpus"
 KNOWN = {
-    "archive/bzip2-of-a-gigabyte": "a piece of 4096 bytes is decompressed at once, which is gigabytes with bzip2",
     "image_name/a-default-registry-twice": "its short form has itself a shorter form, and so finds another image",
 }
 MEMORY = 512 * MIB  # beyond what the process has

@@ -221,9 +221,6 @@ def test_setuid_that_is_set_after_the_write_stays(layers: Layers, our_mount: Mou
 
 
 @source("fuse-overlayfs 336")
-@pytest.mark.xfail(
-    reason="EOPNOTSUPP of a layer's system.posix_acl_access reaches the kernel, which cannot open then"
-)
 def test_layers_without_acls_are_read_as_their_modes_say(
     tmp_path: Path, our_mount: Mounter, filesystem: Callable[..., Path], requires: Callable[..., None]
 ) -> None:

@@ -12,13 +12,17 @@ import mounts
 import pytest
 import workers
 from daemons import descriptors, forget, resident
-from mounts import Layers
+from mounts import Layers, Options
 from processes import in_processes
 from trees import Node, Symlink, build, diff, snapshot
 
 from pyunionfs import Overlay, Paths
 
 PROCESSES = 16
+OPTIONS: dict[str, Options] = {
+    "plain": mounts.PLAIN,
+    "full": {**mounts.PLAIN, "redirect_dir": "on", "metacopy": "on", "index": "on"},
+}
 
 Seen = dict[bytes, tuple[object, ...]]
 
@@ -70,10 +74,10 @@ def seen_by_path(root: Path) -> Seen:
     return found
 
 
-def seen_in_process(layers: Layers) -> Seen:
+def seen_in_process(layers: Layers, options: Options) -> Seen:
     """The same of a fresh union on the same layers, without a mount."""
     found: Seen = {}
-    with Overlay(layers.lower, layers.upper, layers.work) as overlay:
+    with Overlay(layers.lower, layers.upper, layers.work, options=options) as overlay:
         files = Paths(overlay)
         for path, _ in files.walk():
             with files._at(path) as attr:
@@ -92,28 +96,29 @@ def seen_in_process(layers: Layers) -> Seen:
 
 @pytest.fixture
 def steps(request: pytest.FixtureRequest) -> int:
-    return 20_000 if request.config.getoption("--long") else 1500
+    return 20_000 if request.config.getoption("--long") else 1300
 
 
 @pytest.mark.timeout(1500, method="signal")
-@pytest.mark.parametrize("judge", ["native", "kernel"])
+@pytest.mark.parametrize(("judge", "options"), [("native", "plain"), ("kernel", "plain"), ("kernel", "full")])
 def test_the_table_of_errors_is_what_the_judges_give(
-    layers: Layers, tmp_path: Path, steps: int, judge: str, requires: Callable[..., None]
+    layers: Layers, tmp_path: Path, steps: int, judge: str, options: str, requires: Callable[..., None]
 ) -> None:
     """An error that is missing from the table on a native directory is a wrong table, not a wrong union."""
     if judge == "kernel":
         requires("kernel_overlay")
     objects = {**tree(0), **{f"private{number}": private(number) for number in range(PROCESSES)}}
     build(layers.upper if judge == "native" else layers.lower[0], objects)
-    with mounts.MOUNTERS[judge](layers) as where:
-        stress(where, tmp_path / "results", steps * 2, union=judge == "kernel")
+    with mounts.MOUNTERS[judge](layers, OPTIONS[options]) as where:
+        stress(where, tmp_path / "results", steps * 2, union=judge == "kernel" and options == "plain")
         check_private(where, tmp_path / "results")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800, method="signal")
+@pytest.mark.parametrize("options", OPTIONS)
 def test_random_operations_of_16_processes(
-    tmp_path: Path, steps: int, our_mount: mounts.Mounter, requires: Callable[..., None]
+    tmp_path: Path, steps: int, our_mount: mounts.Mounter, options: str, requires: Callable[..., None]
 ) -> None:
     requires("drop_caches")
     layers = Layers.create(tmp_path, lowers=2)
@@ -122,19 +127,19 @@ def test_random_operations_of_16_processes(
     for number in range(PROCESSES):
         build(layers.lower[number % 2], {f"private{number}": private(number)})
     before = [snapshot(lower, upper=True) for lower in layers.lower]
-    with our_mount(layers) as merged:
+    with our_mount(layers, OPTIONS[options]) as merged:
         pid = mounts.daemon_of(merged)
         snapshot(merged)  # so that what any use needs is there
         memory, files = resident(pid), descriptors(pid)
-        stress(merged, tmp_path / "results", steps, union=True)
+        stress(merged, tmp_path / "results", steps, union=options == "plain")
         assert forget(lambda: descriptors(pid) <= files + 10 and resident(pid) < memory + (24 << 20))
         check_private(merged, tmp_path / "results")
         shown, shown_again = seen_by_path(merged), snapshot(merged)
     assert os.listdir(layers.work / "work") == []
-    assert seen_in_process(layers) == shown
+    assert seen_in_process(layers, OPTIONS[options]) == shown
     assert [snapshot(lower, upper=True) for lower in layers.lower] == before
     requires("kernel_overlay")
-    with mounts.kernel(layers) as merged:
+    with mounts.kernel(layers, OPTIONS[options]) as merged:
         check_private(merged, tmp_path / "results")
         difference = diff(shown_again, snapshot(merged, ghosts=True), names=("ours", "kernel"))
         assert not difference, difference
