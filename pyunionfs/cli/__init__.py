@@ -17,6 +17,7 @@ _COMMANDS = {
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
     "image": ("image", "image"),
+    "verify": ("verify", "verify"),
 }
 
 

@@ -22,8 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"transport", "vfs", "linux"},
     "transport.libfuse": {"transport", "vfs", "linux", "pyfuse3", "trio"},
     "views": {"views", "overlay", "image"},
+    "verify": {"verify", "linux", "daemon", "hypothesis"},
     "daemon": {"overlay", "transport", "events"},
     "cli": {"cli", "daemon", "overlay", "image", "transport", "views", "events", "click", "rich"},
+    "cli.verify": {"cli", "verify", "linux", "click", "rich", "hypothesis"},
     "__init__": {"daemon", "overlay", "paths"},
     "__main__": {"cli"},
 }
