@@ -38,6 +38,7 @@ class MountSpec:
     mountpoint: str
     upper: str | None = None
     work: str | None = None
+    data: Sequence[str] = ()  # data-only layers, below the lower ones
     options: Options = field(default_factory=dict)
     allow_other: bool | None = None  # None: as root yes, otherwise no
     image: str | None = None
@@ -47,6 +48,7 @@ class MountSpec:
         return replace(
             self,
             lower=[os.path.abspath(path) for path in self.lower],
+            data=[os.path.abspath(path) for path in self.data],
             upper=os.path.abspath(self.upper) if self.upper is not None else None,
             work=os.path.abspath(self.work) if self.work is not None else None,
             mountpoint=os.path.abspath(self.mountpoint),
@@ -81,15 +83,17 @@ class MountSpec:
 
 
 def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Mount and answer requests in this process until the unmount or a signal.
+    """Mount and answer requests in this process until the unmount or a signal. A mount there whose daemon died
+    is removed first.
 
     Raises OSError for what is wrong with layers, options or mount point, RuntimeError if FUSE refuses.
     """
     from .transport import libfuse
 
+    mount.clear_dead(spec.mountpoint)
     spec.check()
     spec = spec.absolute()
-    with Overlay(spec.lower, spec.upper, spec.work, options=spec.overlay_options()) as overlay:
+    with Overlay(spec.lower, spec.upper, spec.work, data=spec.data, options=spec.overlay_options()) as overlay:
         overlay.subscribe(_log_event)
         told = _describe(spec, overlay)
         libfuse.serve(
@@ -105,6 +109,7 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
 def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
     """What :mod:`.transport.mount` reads from the root's xattr."""
     known = asdict(spec)
+    known["options"] = dict(word.partition("=")[::2] for word in _option_words(spec.options))
     known |= {
         "pid": os.getpid(),
         "work": overlay.work_path,
@@ -123,13 +128,17 @@ def _log_event(event: events.Event) -> None:
             log.info("whiteout /%s", path)
         case events.Opaque():
             log.info("opaque /%s", path)
+        case events.Redirect():
+            log.info("redirect /%s to %s", path, os.fsdecode(event.target))
 
 
 def start(spec: MountSpec, *, log_file: str | None = None) -> int:
     """Mount with a daemon in the background; returns its pid once the mount answers.
 
-    Raises OSError with the daemon's own words if it could not mount.
+    A mount there whose daemon died is removed first. Raises OSError with the daemon's own words if it could not
+    mount.
     """
+    mount.clear_dead(spec.mountpoint)
     spec.check()
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -206,6 +215,7 @@ def mounted(
     work: str | os.PathLike[str] | None = None,
     mountpoint: str | os.PathLike[str] | None = None,
     *,
+    data: Sequence[str | os.PathLike[str]] = (),
     options: Options | None = None,
     allow_other: bool | None = None,
     log_file: str | os.PathLike[str] | None = None,
@@ -219,7 +229,7 @@ def mounted(
     temporary = tempfile.mkdtemp(prefix="pyunionfs-") if mountpoint is None else None
     point = os.fspath(mountpoint if mountpoint is not None else temporary)  # type: ignore[arg-type]
     command = [sys.executable, "-m", "pyunionfs", "mount"]
-    command += ["--lower", ":".join(escape(os.fspath(path)) for path in lower)]
+    command += ["--lower", join_layers([os.fspath(path) for path in lower], [os.fspath(path) for path in data])]
     command += ["--upper", os.fspath(upper)] if upper is not None else []
     command += ["--work", os.fspath(work)] if work is not None else []
     command += ["-o", ",".join(_option_words(options))] if options else []
@@ -263,11 +273,44 @@ def escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:")
 
 
+def join_layers(lower: Sequence[str], data: Sequence[str] = ()) -> str:
+    """Inverse of :func:`split_lower`."""
+    return "".join([":".join(map(escape, lower)), *("::" + escape(path) for path in data)])
+
+
+def split_lower(text: str) -> tuple[list[str], list[str]]:
+    """Split ``a:b::c::d`` into the layers ``a`` and ``b`` and the data-only layers ``c`` and ``d``.
+
+    Raises OSError(EINVAL) for an empty element, and for a layer after a data-only one (ovl_parse_param_lowerdir).
+    """
+    lower: list[str] = []
+    data: list[str] = []
+    doubled = False  # the colon before this element is
+    for element in _split(text):
+        if not element and (doubled or not lower):
+            raise _empty_layer(text)
+        if element and data and not doubled:
+            raise OSError(errno.EINVAL, f"a layer follows a data-only layer in {text!r}")
+        if element:
+            (data if doubled else lower).append(element)
+        doubled = not element
+    if doubled:
+        raise _empty_layer(text)
+    return lower, data
+
+
 def split_layers(text: str) -> list[str]:
     """Split ``a:b:c`` at its colons; ``\\:`` is a colon of a path, ``\\\\`` a backslash.
 
     Raises OSError(EINVAL) for an empty element.
     """
+    layers = _split(text)
+    if not all(layers):
+        raise _empty_layer(text)
+    return layers
+
+
+def _split(text: str) -> list[str]:
     layers, current, chars = [], "", iter(text)
     for char in chars:
         if char == "\\":
@@ -277,7 +320,8 @@ def split_layers(text: str) -> list[str]:
             current = ""
         else:
             current += char
-    layers.append(current)
-    if not all(layers):
-        raise OSError(errno.EINVAL, f"empty layer in {text!r} (write a colon of a path as \\:)")
-    return layers
+    return [*layers, current]
+
+
+def _empty_layer(text: str) -> OSError:
+    return OSError(errno.EINVAL, f"empty layer in {text!r} (write a colon of a path as \\:)")

@@ -13,7 +13,7 @@ class CopyUp:
     """An object of a lower layer now has its own copy in the upper directory."""
 
     path: bytes
-    size: int  # bytes of data that were copied
+    size: int  # bytes of data that were copied; none for metadata alone (metacopy)
     layer: int  # where it was copied from; 0 is the upper layer, 1 the topmost lower one
 
 
@@ -31,5 +31,13 @@ class Opaque:
     path: bytes
 
 
-Event = CopyUp | Whiteout | Opaque
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """An upper object now says under which path the layers below have the rest of it."""
+
+    path: bytes
+    target: bytes  # a name in the same directory, or a path that begins with a slash
+
+
+Event = CopyUp | Whiteout | Opaque | Redirect
 Listener = Callable[[Event], None]

@@ -17,6 +17,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
+FS_IOC_MEASURE_VERITY = 0xC0046686
+_VERITY_DIGEST_MAX = 64
 FICLONE = 0x40049409
 FS_IOC_GETFSUUID = 0x80111500
 
@@ -187,6 +189,20 @@ def malloc_trim() -> None:
 def ficlone(target: int, source: int) -> None:
     """Share the data of ``source`` with ``target``: see ioctl_ficlone(2)."""
     fcntl.ioctl(target, FICLONE, source)
+
+
+def measure_verity(fd: int) -> tuple[int, bytes] | None:
+    """The algorithm (FS_VERITY_HASH_ALG_*) and digest of a file with fs-verity, None for any other file."""
+    buffer = bytearray(4 + _VERITY_DIGEST_MAX)
+    struct.pack_into("=HH", buffer, 0, 0, _VERITY_DIGEST_MAX)  # struct fsverity_digest
+    try:
+        fcntl.ioctl(fd, FS_IOC_MEASURE_VERITY, buffer)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENODATA):
+            return None
+        raise
+    algorithm, size = struct.unpack_from("=HH", buffer)
+    return algorithm, bytes(buffer[4 : 4 + size])
 
 
 def filesystem_uuid(fd: int) -> bytes | None:

@@ -78,6 +78,14 @@ class Statfs(NamedTuple):
     namemax: int
 
 
+class Change(NamedTuple):
+    """What a refresh may have changed of an inode: its attributes and data, and names in a directory."""
+
+    ino: Ino
+    directory: Ino
+    names: tuple[bytes, ...]
+
+
 class Operations(Protocol):
     """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
 
@@ -125,7 +133,10 @@ class Operations(Protocol):
     def listxattr(self, ino: Ino) -> list[bytes]: ...
     def removexattr(self, ino: Ino, name: bytes) -> None: ...
     def statfs(self) -> Statfs: ...
-    def slow(self, ino: Ino, name: bytes | None = None) -> bool:
+    def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:
         """Whether changing this inode (or this child of it) may take long, so that a loop should not wait."""
+
+    def refresh(self) -> Sequence[Change]:
+        """Look again at what others may have changed; returns what the kernel may hold that is no longer so."""
 
     def close(self) -> None: ...

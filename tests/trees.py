@@ -2,6 +2,8 @@
 
 from pyunionfs.verify.trees import (
     OLD_NS,
+    RECENT_NS,
+    TYPES,
     Device,
     Dir,
     Entry,
@@ -16,11 +18,15 @@ from pyunionfs.verify.trees import (
     Whiteout,
     build,
     diff,
+    is_of_users,
+    kept_time,
     snapshot,
 )
 
 __all__ = [
     "OLD_NS",
+    "RECENT_NS",
+    "TYPES",
     "Device",
     "Dir",
     "Entry",
@@ -35,5 +41,7 @@ __all__ = [
     "Whiteout",
     "build",
     "diff",
+    "is_of_users",
+    "kept_time",
     "snapshot",
 ]

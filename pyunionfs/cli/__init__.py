@@ -14,6 +14,7 @@ _COMMANDS = {
     "mount": ("mount", "mount"),
     "umount": ("mount", "umount"),
     "mounts": ("mount", "mounts"),
+    "refresh": ("mount", "refresh"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
     "image": ("image", "image"),

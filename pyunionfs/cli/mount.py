@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,20 +13,43 @@ import click
 from .. import daemon
 from ..transport import mount as system
 
+Words = list[tuple[str, str | None]]
 
-def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str | None]:
-    """Parse repeated ``-o key=value,key``."""
-    options: dict[str, str | None] = {}
-    for word in ",".join(values).split(","):
-        if word:
-            name, equals, value = word.partition("=")
-            options[name] = value if equals else None
-    return options
+
+def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Words:
+    """Parse repeated ``-o key=value,key``; ``\\,`` is a comma of a value."""
+    words = re.findall(r"(?:\\.|[^,\\])+", ",".join(values), re.DOTALL)
+    pairs = (re.sub(r"\\,", ",", word).partition("=") for word in words)
+    return [(name, value if equals else None) for name, equals, value in pairs]
+
+
+def _take_directories(words: Words, lower: list[str], data: list[str]) -> dict[str, str | None]:
+    """Take the kernel's ``lowerdir``, ``lowerdir+`` and ``datadir+`` out of the options; returns the others."""
+    rest: dict[str, str | None] = {}
+    whole = bool(lower)
+    for name, value in words:
+        if name not in ("lowerdir", "lowerdir+", "datadir+"):
+            rest[name] = value
+            continue
+        if not value:
+            raise OSError(errno.EINVAL, f"mount option {name} needs a directory")
+        if name == "lowerdir":
+            lower[:], data[:] = daemon.split_lower(value)
+            whole = True
+        elif whole:
+            raise OSError(errno.EINVAL, f"mount option {name} cannot follow a whole list of layers")
+        elif name == "lowerdir+" and data:
+            raise OSError(errno.EINVAL, "a layer cannot follow a data-only layer")
+        else:
+            (lower if name == "lowerdir+" else data).append(value)
+    return rest
 
 
 @click.command()
 @click.option(
-    "--lower", metavar="A[:B...]", help="Read-only layers, the topmost first; '\\:' is a colon in a path."
+    "--lower",
+    metavar="A[:B...][::C...]",
+    help="Read-only layers, the topmost first, and data-only ones after '::'; '\\:' is a colon in a path.",
 )
 @click.option("--image", metavar="ARCHIVE[#REPO:TAG]", help="Take the layers of a saved image instead.")
 @click.option("--upper", metavar="DIR", help="Where changes go; without it the union is read-only.")
@@ -41,7 +65,8 @@ def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     metavar="KEY=VALUE,...",
     multiple=True,
     callback=_options,
-    help="Mount options, by the kernel's names: userxattr, ro, nodev, nosuid, noexec, ... and writeback=on.",
+    help="Mount options, by the kernel's names: redirect_dir=on, metacopy=on, index=on, userxattr, volatile, ... "
+    "lowerdir+=DIR, datadir+=DIR, ro, nosuid, writeback=on (the README has them all).",
 )
 @click.option("--foreground", is_flag=True, help="Stay, and report on stderr what happens.")
 @click.option(
@@ -57,7 +82,7 @@ def mount(
     image: str | None,
     upper: str | None,
     work: str | None,
-    options: dict[str, str | None],
+    options: Words,
     foreground: bool,
     allow_other: bool | None,
     log_file: str | None,
@@ -80,17 +105,21 @@ def mount(
       docker save app:1 -o app.tar
       pyunionfs mount --image app.tar --upper mine /mnt/m
     """
-    if (lower is None) == (image is None):
+    layers, data = daemon.split_lower(lower) if lower is not None else ([], [])
+    rest = _take_directories(options, layers, data)
+    upper, work = rest.pop("upperdir", None) or upper, rest.pop("workdir", None) or work
+    if bool(layers) == (image is not None):
         raise click.UsageError("give the layers by --lower or by --image (one of them)")
     if work is not None and upper is None:
         raise click.UsageError("--work serves an upper directory: give --upper too")
-    with _layers(lower, image, root) as (layers, userxattr):
+    with _layers(layers, image, root) as (paths, userxattr):
         spec = daemon.MountSpec(
-            lower=layers,
+            lower=paths,
+            data=data,
             mountpoint=mountpoint,
             upper=upper,
             work=work,
-            options={**({"userxattr": "on"} if userxattr else {}), **options},
+            options={**({"userxattr": "on"} if userxattr else {}), **rest},
             allow_other=allow_other,
             image=image,
         )
@@ -101,14 +130,14 @@ def mount(
 
 
 @contextmanager
-def _layers(lower: str | None, image: str | None, root: str | None) -> Iterator[tuple[list[str], bool]]:
+def _layers(lower: list[str], image: str | None, root: str | None) -> Iterator[tuple[list[str], bool]]:
     """The layers to mount, top to bottom, and whether their marks are known to be user xattrs."""
-    if lower is not None:
-        yield daemon.split_layers(lower), False
+    if image is None:
+        yield lower, False
         return
     from .image import held_for_mount
 
-    with held_for_mount(str(image), root) as (paths, userxattr):
+    with held_for_mount(image, root) as (paths, userxattr):
         yield [str(path) for path in paths], userxattr
 
 
@@ -167,3 +196,15 @@ def mounts(as_json: bool) -> None:
     wide = max((len(line) for path in [*found] for line in [path.mountpoint]), default=0)
     console = Console(width=None if sys.stdout.isatty() else 100 + 3 * wide)
     console.print(table)
+
+
+@click.command()
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
+def refresh(mountpoints: tuple[str, ...]) -> None:
+    """Make visible what others have changed in the layers of a mount.
+
+    A union takes its layers for unchanging and keeps what it has seen of them: a file that somebody adds to a
+    lower layer, or replaces there, shows up when you refresh the mount. Files that are open stay open.
+    """
+    for mountpoint in mountpoints:
+        system.refresh(mountpoint)

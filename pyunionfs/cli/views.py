@@ -44,7 +44,8 @@ def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool
     answers = []
     for path in paths:
         if lower is not None:
-            union, inside = Union(daemon.split_layers(lower), upper, userxattr), os.fsencode(path.strip("/"))
+            layers, data = daemon.split_lower(lower)
+            union, inside = Union(layers, upper, userxattr, data), os.fsencode(path.strip("/"))
         else:
             found = _mounted(path)
             if found is None:
@@ -89,7 +90,8 @@ def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
     else:
         if not os.path.isdir(where):
             raise OSError(errno.ENOTDIR, f"{where} is not a directory")
-        union = Union(daemon.split_layers(lower) if lower else [], where, userxattr)
+        layers, data = daemon.split_lower(lower) if lower else ([], [])
+        union = Union(layers, where, userxattr, data)
     changes = view.diff(union)
     if as_json:
         click.echo(json.dumps([{"path": change.path, "kind": change.kind} for change in changes], indent=2))

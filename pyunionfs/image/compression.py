@@ -16,8 +16,9 @@ import zstandard
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.streams import buffered
 
-# Compressed bytes handed to a decoder at once. Formats reach ratios of 1:30000, so this bounds memory.
+# Compressed bytes handed to a decoder at once: gzip and zstd make of them 128 MiB at most, so this bounds memory.
 _PIECE = 4096
+_OUTPUT = 1 << 20  # plain bytes asked for at once, of decoders whose ratio has no bound
 _MAX_WINDOW = 128 << 20  # bytes a decoder may remember: zstd --ultra --long=27
 
 
@@ -31,6 +32,29 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
+class _Bounded:
+    """A decoder of the standard library that takes a limit: bzip2 makes a gigabyte of 785 bytes."""
+
+    def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+        self._decoder = decoder
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether it has given all that it had for the input so far."""
+        return self._decoder.needs_input
+
+    def decompress(self, data: bytes, /) -> bytes:
+        return self._decoder.decompress(data, _OUTPUT)
+
+
 def _zstd() -> Any:
     return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
 
@@ -40,8 +64,8 @@ _SKIPPABLE = tuple(bytes((0x50 + i, 0x2A, 0x4D, 0x18)) for i in range(16))
 # name: (magics, decoder factory)
 _FORMATS: dict[str, tuple[tuple[bytes, ...], Callable[[], _Decoder]]] = {
     "gzip": ((b"\x1f\x8b",), lambda: zlib.decompressobj(wbits=31)),
-    "bzip2": ((b"BZh",), bz2.BZ2Decompressor),
-    "xz": ((b"\xfd7zXZ\0",), lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2 * _MAX_WINDOW)),
+    "bzip2": ((b"BZh",), lambda: _Bounded(bz2.BZ2Decompressor())),
+    "xz": ((b"\xfd7zXZ\0",), lambda: _Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2 * _MAX_WINDOW))),
     "zstd": ((b"\x28\xb5\x2f\xfd", *_SKIPPABLE), _zstd),
 }
 _LONGEST_MAGIC = 6
@@ -87,11 +111,12 @@ class Decompressed(io.RawIOBase):
         """Decode one more piece; False at the end of the stream."""
         if self._decoder is None and not self._next_member():
             return False
-        piece = self._input or self._source.read(_PIECE)
-        self._input = b""
-        if not piece:
-            raise ImageError(f"{self._where}: ends in the middle of its {self._name} data")
         assert self._decoder is not None
+        piece = b""
+        if getattr(self._decoder, "needs_input", True):
+            piece, self._input = self._input or self._source.read(_PIECE), b""
+            if not piece:
+                raise ImageError(f"{self._where}: ends in the middle of its {self._name} data")
         try:
             self._output = memoryview(self._decoder.decompress(piece))
         except (zlib.error, OSError, lzma.LZMAError, zstandard.ZstdError, EOFError) as error:

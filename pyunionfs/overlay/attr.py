@@ -20,6 +20,8 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
     mode = st.st_mode
     if inode.is_dir:
         nlink = 0 if inode.unlinked else 1 if inode.is_merge else st.st_nlink
+    elif inode.indexed:
+        nlink = inode.nlink
     else:  # what is whited out still has its name in the lower layer
         nlink = 0 if inode.unlinked and inode.upper is None else st.st_nlink
     return Attr(
@@ -31,11 +33,18 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
         st.st_gid,
         st.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         st.st_size,
-        st.st_blocks,
+        _blocks_of_data(inode, st) if inode.metacopy else st.st_blocks,
         st.st_atime_ns,
         st.st_mtime_ns,
         st.st_ctime_ns,
     )
+
+
+def _blocks_of_data(inode: Inode, st: os.stat_result) -> int:
+    """The room that the data of a metacopy takes: guessed, rather than looked up, in data-only layers."""
+    if inode.data_path:
+        return -(-st.st_size // st.st_blksize) * st.st_blksize // 512
+    return inode.lower[-1].stat().st_blocks
 
 
 def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> None:

@@ -9,32 +9,39 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .. import events
+from . import marks, verity
 from .copy_data import copy_data
+from .file import find_data, open_lower
+from .index import must_copy_up
 from .inode import Inode
 from .layer import Backing
+from .lookup import peek
+from .merge import Kind
 from .super import Superblock
-from .workdir import Workdir
 
 _ACL = "system.posix_acl_"
 _MUST_COPY = ("security.", _ACL)  # ovl_must_copy_xattr
 
 
-def copy_up(sb: Superblock, inode: Inode, *, size: int | None = None) -> None:
+def copy_up(sb: Superblock, inode: Inode, *, data: bool = True, size: int | None = None) -> None:
     """Make sure that an inode has an upper object.
 
-    ``size`` bounds the data to copy: 0 for a file that is about to be emptied. Raises EROFS in a union
-    without an upper layer, and whatever the copying met (ENOSPC, EDQUOT, EACCES); nothing is left then.
+    ``data`` says whether its data is needed there, or could stay below (metacopy). ``size`` bounds the data to
+    copy: 0 for a file that is about to be emptied. Raises EROFS in a union without an upper layer, and
+    whatever the copying met (ENOSPC, EDQUOT, EACCES); nothing is left then.
     """
-    if inode.upper is not None:
+    if inode.upper is not None and not (data and inode.metacopy):
         return
     sb.writable()
     if stat.S_ISREG(inode.type):
         with sb.copying(inode):
             if inode.upper is None:
-                _copy_up_regular(sb, inode, size)
+                _copy_up_regular(sb, inode, size, data=data or not sb.params.metacopy)
+            if data and inode.metacopy:
+                _copy_up_data(sb, inode, size)
         return
     with sb.lock:
         if inode.upper is None:
@@ -54,36 +61,101 @@ def _parent_up(sb: Superblock, inode: Inode) -> Backing:
     return inode.parent.upper
 
 
-def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None) -> None:
+def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bool) -> None:
     _, workdir = sb.writable()
-    source = inode.lower[0]
     with sb.lock:
         if not inode.unlinked:
             _parent_up(sb, inode)
+        source = inode.lower[0]
         st = source.stat()
-        metadata = _Metadata(sb, source, st)
-        try:
-            source_fd = source.open(os.O_RDONLY | os.O_NOATIME)
-        except PermissionError:
-            source_fd = source.open(os.O_RDONLY)
-    length = st.st_size if size is None else min(size, st.st_size)
+        find_data(sb, inode)  # or fail now, also if only its metadata is to be copied (ovl_verify_lowerdata)
+        source_fd = open_lower(sb, inode) if data or sb.params.verity != "off" else -1
+        mark = None
+        if not data:
+            mark = verity.digest_of(source_fd) if source_fd >= 0 else marks.Metacopy()
+            data = sb.params.verity == "require" and not mark.algorithm
+        metadata = _Metadata(sb, inode, source, st, None if data else mark)
     try:
+        length = 0 if not data else st.st_size if size is None else min(size, st.st_size)
         with workdir.temp() as temp:
             dir_fd, name = temp.at()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
             try:
-                copy_data(source_fd, fd, length)
+                if data:
+                    copy_data(source_fd, fd, length)
+                else:
+                    os.ftruncate(fd, st.st_size)
                 metadata.apply(temp)
-                os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
+                if data and not sb.params.volatile:
+                    os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
                 with sb.lock:
-                    _publish(sb, inode, temp, length)
-                    sb.files.put(inode, fd, writable=True)
+                    _publish(sb, inode, temp, length, metacopy=not data)
+                    if data:
+                        sb.files.put(inode, fd, writable=True)
             except BaseException:
                 os.close(fd)
                 raise
+            if not data:
+                os.close(fd)
+    finally:
+        if source_fd >= 0:
+            os.close(source_fd)
+
+
+def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
+    """Complete a metacopy in place (ovl_copy_up_meta_inode_data): it is one until its mark is removed."""
+    upper = inode.upper
+    assert upper is not None
+    with sb.lock:
+        st = upper.stat()
+        capability = upper.find_xattr("security.capability")
+        source_fd = open_lower(sb, inode)
+        layer = inode.lower[-1].layer.index
+        try:
+            fd = _open_writable(upper, st)
+        except BaseException:
+            os.close(source_fd)
+            raise
+    try:
+        length = st.st_size if size is None else min(size, st.st_size)
+        copied = min(length, os.fstat(source_fd).st_size)
+        copy_data(source_fd, fd, copied)
+        os.ftruncate(fd, length)
+        if capability is not None:  # which writing has cleared
+            os.setxattr(fd, "security.capability", capability)
+        if os.fstat(fd).st_mode != st.st_mode:
+            os.fchmod(fd, stat.S_IMODE(st.st_mode))
+        if length == st.st_size:
+            os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
+        if not sb.params.volatile:
+            os.fsync(fd)
+        with sb.lock:
+            os.removexattr(fd, sb.marks.metacopy)
+            inode.metacopy, inode.lower = False, ()
+            sb.files.put(inode, fd, writable=True)
+    except BaseException:
+        os.close(fd)
+        raise
     finally:
         os.close(source_fd)
+    if sb.stale is not None:
+        sb.stale(inode.ino)
+    sb.emit(events.CopyUp(inode.path(), copied, layer))
+
+
+def _open_writable(upper: Backing, st: os.stat_result) -> int:
+    """Open a file of ours, also one whose mode forbids it to its owner."""
+    try:
+        return upper.open(os.O_RDWR)
+    except PermissionError:
+        if st.st_uid != os.geteuid():
+            raise
+    upper.chmod(stat.S_IMODE(st.st_mode) | 0o600)
+    try:
+        return upper.open(os.O_RDWR)
+    finally:
+        upper.chmod(stat.S_IMODE(st.st_mode))
 
 
 def _copy_up_other(sb: Superblock, inode: Inode) -> None:
@@ -101,31 +173,27 @@ def _copy_up_other(sb: Superblock, inode: Inode) -> None:
             os.symlink(source.readlink(), name, dir_fd=dir_fd)
         else:
             os.mknod(name, inode.type | 0o600, st.st_rdev, dir_fd=dir_fd)
-        _Metadata(sb, source, st).apply(temp)
+        _Metadata(sb, inode, source, st, None).apply(temp)
         _publish(sb, inode, temp, 0)
 
 
-def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
-    """Rename the finished copy into place, keeping the parent's times; or pin it, if the name is gone."""
-    _, workdir = sb.writable()
+def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metacopy: bool = False) -> None:
+    """Move the finished copy to its place, or pin it, if the name is gone."""
+    layer = inode.lower[0].layer
     if inode.unlinked:
-        dir_fd, name = temp.at()
-        temp.pin()
-        (os.rmdir if inode.is_dir else os.unlink)(name, dir_fd=dir_fd)
+        temp.pin()  # the temporary name is removed like any other
+        inode.upper = temp
+    elif must_copy_up(sb, inode):
+        _publish_in_index(sb, inode, temp)
     else:
         assert inode.parent is not None and inode.parent.upper is not None
-        parent = inode.parent.upper
         mark_impure(sb, inode.parent)
-        times = parent.stat()
-        _install(workdir, temp, parent, inode.name)
-        try:
-            parent.utime(times.st_atime_ns, times.st_mtime_ns)
-        except PermissionError:
-            pass  # a directory of somebody else: best effort, as in the kernel; the copy is there
-    layer = inode.lower[0].layer
-    inode.upper = temp
-    if not inode.is_dir:
-        inode.lower = ()
+        with _keeping_times(inode.parent.upper):
+            _install(sb, temp, inode.parent.upper, inode.name)
+        inode.upper = temp
+    inode.metacopy = metacopy
+    if not inode.is_dir and not metacopy:
+        inode.lower, inode.data_path = (), b""
     sb.files.discard(inode)
     if sb.stale is not None:  # ctime, blocks, nlink and perhaps st_ino are those of the copy now
         sb.stale(inode.ino)
@@ -134,9 +202,50 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int) -> None:
     sb.emit(events.CopyUp(inode.path(), length, layer.index))
 
 
-def _install(workdir: Workdir, temp: Backing, parent: Backing, name: bytes) -> None:
+def _publish_in_index(sb: Superblock, inode: Inode, temp: Backing) -> None:
+    """The copy of a hard link: into the index, and from there to its name (ovl_do_copy_up, to_index)."""
+    _, workdir = sb.writable()
+    assert sb.index is not None and inode.parent is not None
+    lower = inode.lower[0]
+    entry = sb.index.entry(sb.index.origin(lower))
+    inode.nlink = inode.lower_links = lower.stat().st_nlink
+    _try_setxattr(temp, sb.marks.nlink, marks.encode_nlink(inode.nlink, upper=1))
+    assert entry.parent is not None
+    workdir.install(temp, entry.parent, entry.name)
+    inode.upper, inode.indexed = temp, True
+    sb.table.remember_link(inode, temp, temp.stat().st_ino)
+    link_up(sb, inode, inode.parent, inode.name)
+
+
+def link_up(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
+    """Make sure that an indexed inode has a name in the upper directory too (ovl_link_up)."""
+    copy_up(sb, parent)
+    upper, source = parent.upper, inode.upper
+    assert upper is not None and source is not None
+    if peek(sb, upper, name, parent.xattr_whiteouts) is not Kind.ABSENT:
+        return
+    mark_impure(sb, parent)
+    links = source.stat().st_nlink
+    # For a crash in between: relative to the lower object, whose link count stays what it is.
+    _try_setxattr(source, sb.marks.nlink, marks.encode_nlink(inode.nlink, lower=inode.lower_links))
+    with _keeping_times(upper):
+        (src_fd, src_name), dst_fd = source.at(), upper.dir_fd()
+        os.link(src_name, name, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
+    _try_setxattr(source, sb.marks.nlink, marks.encode_nlink(inode.nlink, upper=links + 1))
+
+
+@contextmanager
+def _keeping_times(directory: Backing) -> Iterator[None]:
+    times = directory.stat()
+    yield
+    with suppress(OSError):  # best effort, as in the kernel: the copy is there
+        directory.utime(times.st_atime_ns, times.st_mtime_ns)
+
+
+def _install(sb: Superblock, temp: Backing, parent: Backing, name: bytes) -> None:
     """Rename a copy into place, also where directories of our own have no write permission: the caller writes to
     an object, not to the directories above it. Root needs none of this."""
+    _, workdir = sb.writable()
     try:
         workdir.install(temp, parent, name)
     except PermissionError:
@@ -178,13 +287,18 @@ def _try_setxattr(backing: Backing, name: str, value: bytes) -> None:
 class _Metadata:
     """What a copy takes over besides its data; read under the namespace lock, applied outside of it."""
 
-    def __init__(self, sb: Superblock, source: Backing, st: os.stat_result) -> None:
+    def __init__(
+        self, sb: Superblock, inode: Inode, source: Backing, st: os.stat_result, metacopy: marks.Metacopy | None
+    ) -> None:
         self._st = st
+        self._metacopy = metacopy
         self._namespace = sb.marks
         self._xattrs = {name: source.getxattr(name) for name in source.listxattr() if not sb.marks.is_private(name)}
         # None for one of several hard links: the copy is no longer the same object as the others.
         self._origin: bytes | None = None
-        if stat.S_ISDIR(st.st_mode) or st.st_nlink == 1:
+        if sb.index is not None and must_copy_up(sb, inode):
+            self._origin = sb.index.origin(source).encode()
+        elif stat.S_ISDIR(st.st_mode) or st.st_nlink == 1:
             origin = source.layer.make_origin(source)
             self._origin = origin.encode() if origin is not None else b""
 
@@ -199,6 +313,8 @@ class _Metadata:
         self._set_xattrs(copy, self._xattrs.keys() - acls)
         if self._origin is not None:
             _try_setxattr(copy, self._namespace.origin, self._origin)
+        if self._metacopy is not None:
+            copy.setxattr(self._namespace.metacopy, self._metacopy.encode())
         if not stat.S_ISLNK(st.st_mode):
             copy.chmod(stat.S_IMODE(st.st_mode))
         self._set_xattrs(copy, acls)

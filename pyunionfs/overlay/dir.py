@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from .. import events, linux
 from ..vfs import Caller
 from . import marks
-from .copy_up import copy_up, mark_impure
+from .copy_up import copy_up, link_up, mark_impure
 from .inode import Inode
 from .layer import Backing
-from .lookup import Probe, check_name, find
+from .lookup import check_name, find, peek
 from .merge import Kind
 from .readdir import is_empty
+from .redirect import set_redirect
 from .super import Superblock
 
 _ACL_DEFAULT = "system.posix_acl_default"
@@ -30,15 +31,14 @@ Make = Callable[[int, bytes, int], None]
 
 
 def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
-    """What the upper directory itself has under a name."""
-    if parent.upper is None:
-        return Kind.ABSENT
-    return next(Probe(sb, [parent.upper], name, parent.xattr_whiteouts).findings())
+    """What the upper directory itself has under a name: ABSENT, WHITEOUT or OTHER."""
+    return Kind.ABSENT if parent.upper is None else peek(sb, parent.upper, name, parent.xattr_whiteouts)
 
 
 def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
     """Whether the name would show through from below without its upper object (ovl_lower_positive)."""
-    for kind in Probe(sb, parent.lower, name, parent.xattr_whiteouts).findings():
+    for directory in parent.lower:
+        kind = peek(sb, directory, name, parent.xattr_whiteouts)
         if kind is not Kind.ABSENT:
             return kind is not Kind.WHITEOUT
     return False
@@ -53,29 +53,54 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
     Returns its inode. Raises EEXIST, ENOENT in a removed directory, EROFS.
     """
     upper = _prepare(sb, parent, name)
-    _, workdir = sb.writable()
-    is_dir = stat.S_ISDIR(mode)
     if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
-    if upper_kind(sb, parent, name) is not Kind.WHITEOUT:
-        dir_fd = upper.dir_fd()
-        make(dir_fd, name, stat.S_IMODE(mode))
-        new = upper.child(name)
-        try:
-            _own(new, upper.stat(), mode, caller)
-        except BaseException:
-            (os.rmdir if is_dir else os.unlink)(name, dir_fd=dir_fd)
-            raise
+    over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
+    if over_whiteout or not _is_born_right(upper.stat(), mode, caller):
+        new = _make_aside(sb, parent, name, mode, caller, make, over_whiteout=over_whiteout)
     else:
-        with _stage(sb, upper) as stage:
-            make(stage.dir_fd(), name, stat.S_IMODE(mode))
-            new = stage.child(name)
-            _own(new, upper.stat(), mode, caller)
-            if is_dir:
-                new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
-                sb.emit(events.Opaque(_join(parent, name)))
-            workdir.install(new, upper, name, linux.RENAME_EXCHANGE if is_dir else 0)
+        make(upper.dir_fd(), name, stat.S_IMODE(mode))
+        new = upper.child(name)
+        if _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
     return _new_inode(sb, parent, name, new, mode)
+
+
+def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
+    """Whether to mark a new directory with nothing below opaque, which spares looking there (ovl_create_upper)."""
+    return stat.S_ISDIR(mode) and bool(parent.lower) and not sb.params.allows_offline_changes
+
+
+def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
+    """Whether the filesystem itself gives a new object its owner and mode; otherwise it must not be seen before it
+    has them (the kernel creates with the caller's credentials, ovl_setup_cred_for_create)."""
+    inherits_group = bool(parent.st_mode & stat.S_ISGID)
+    mine = caller.uid == os.geteuid() and (inherits_group or caller.gid == os.getegid())
+    return mine and not (mode & 0o7000)
+
+
+def _make_aside(
+    sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make, *, over_whiteout: bool
+) -> Backing:
+    """Make an object in the work directory, finish it, and rename it into place (ovl_create_over_whiteout)."""
+    upper = parent.upper
+    assert upper is not None
+    _, workdir = sb.writable()
+    with _stage(sb, upper) as new:
+        dir_fd, temp_name = new.at()
+        make(dir_fd, temp_name, stat.S_IMODE(mode))
+        _own(new, upper.stat(), mode, caller)
+        flags = linux.RENAME_NOREPLACE
+        if over_whiteout and stat.S_ISDIR(mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            sb.emit(events.Opaque(_join(parent, name)))
+            flags = linux.RENAME_EXCHANGE
+        elif over_whiteout:
+            flags = 0
+        elif _may_be_opaque(sb, parent, mode):
+            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+        workdir.install(new, upper, name, flags)
+    return new
 
 
 def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
@@ -93,19 +118,21 @@ def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
 
 @contextmanager
 def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
-    """A directory in the work directory that hands on to what is made in it what ``upper`` would: the
-    filesystem itself then works out inherited ACLs (in place of ovl_set_upper_acl)."""
+    """Where to make an object aside: a temporary name, in a directory that hands on the default ACL that ``upper``
+    would, if it has one. The filesystem itself then works out inherited ACLs (in place of ovl_set_upper_acl)."""
     _, workdir = sb.writable()
-    with workdir.temp() as stage:
-        dir_fd, name = stage.at()
+    acl = upper.find_xattr(_ACL_DEFAULT)
+    with workdir.temp() as temp:
+        if acl is None:
+            yield temp
+            return
+        dir_fd, name = temp.at()
         os.mkdir(name, 0o700, dir_fd=dir_fd)
-        acl = upper.find_xattr(_ACL_DEFAULT)
-        if acl is not None:
-            stage.setxattr(_ACL_DEFAULT, acl)
+        temp.setxattr(_ACL_DEFAULT, acl)
         try:
-            yield stage
+            yield temp.child(b"new")
         finally:
-            stage.drop()
+            temp.drop()
 
 
 def _own(new: Backing, parent: os.stat_result, mode: int, caller: Caller) -> None:
@@ -144,6 +171,8 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     assert source is not None
     if inode.unlinked:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    if inode.metacopy:
+        set_redirect(sb, inode, same_directory=False)
     if inode.const_ino:  # the origin comes along (ovl_create_or_link)
         mark_impure(sb, parent)
 
@@ -157,7 +186,9 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
             workdir.install(temp, upper, name)
     else:
         make_link(upper.child(name))
-    sb.table.remember_link(inode, source.stat().st_ino)
+    if inode.indexed:
+        inode.nlink += 1
+    sb.table.remember_link(inode, source, source.stat().st_ino)
     sb.table.add_name(inode, parent, name, upper.child(name))
 
 
@@ -168,18 +199,19 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
 def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Iterator[None]:
     """Around the system call by which an inode loses a name.
 
-    Who still holds the inode keeps its backing object: by another of its names, or pinned by a descriptor.
-    If the call fails, nothing has changed.
+    Who still holds the inode keeps its backing object: by another of its names, by the index, or pinned by a
+    descriptor. If the call fails, nothing has changed.
     """
     upper = inode.upper
     others = (inode.aliases or set()) - {(parent, name)}
+    survives = inode.nlink > 1 if inode.indexed else bool(others)
+    entry = upper.name if upper is not None else b""
     before = (upper.parent, upper.name, upper.fd) if upper is not None else None
-    if upper is not None and others:
-        other_parent, other_name = next(iter(others))
-        if (upper.parent, upper.name) == (parent.upper, name):
-            upper.parent, upper.name = other_parent.upper, other_name
-    elif upper is not None:
+    if upper is not None and not survives:
         upper.pin()
+    elif upper is not None and (upper.parent, upper.name) == (parent.upper, name):
+        other_parent, other_name = next(iter(others))
+        upper.parent, upper.name = other_parent.upper, other_name
     try:
         yield
     except BaseException:
@@ -191,13 +223,16 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         raise
-    if others:
-        assert inode.aliases is not None
+    if inode.indexed:
+        inode.nlink -= 1
+    if inode.aliases is not None and survives:
         inode.aliases.discard((parent, name))
-        if (inode.parent, inode.name) == (parent, name):
+        if others and (inode.parent, inode.name) == (parent, name):
             inode.parent, inode.name = next(iter(others))
-    else:
+    if not survives:
         inode.unlinked = True
+        if inode.indexed and sb.index is not None:
+            sb.index.remove(entry)
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
     release(sb, inode, 0)
@@ -214,11 +249,13 @@ def release(sb: Superblock, inode: Inode, count: int) -> None:
 
 def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
     """Remove a name of anything but a directory (ovl_unlink)."""
-    inode = _removable(sb, parent, name)
+    inode = removable(sb, parent, name)
     if inode.is_dir:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     copy_up(sb, parent)
     assert parent.upper is not None
+    if inode.indexed:
+        link_up(sb, inode, parent, name)
     if not lower_positive(sb, parent, name):
         with losing_name(sb, inode, parent, name):
             os.unlink(name, dir_fd=parent.upper.dir_fd())
@@ -231,7 +268,7 @@ def unlink(sb: Superblock, parent: Inode, name: bytes) -> None:
 
 def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
     """Remove an empty directory; whiteouts in it do not count (ovl_rmdir)."""
-    inode = _removable(sb, parent, name)
+    inode = removable(sb, parent, name)
     if not inode.is_dir:
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     if not is_empty(sb, inode):
@@ -248,7 +285,7 @@ def rmdir(sb: Superblock, parent: Inode, name: bytes) -> None:
     sb.emit(events.Whiteout(_join(parent, name)))
 
 
-def _removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
+def removable(sb: Superblock, parent: Inode, name: bytes) -> Inode:
     """The inode of a name that is to be removed."""
     sb.writable()
     inode = find(sb, parent, name)
@@ -288,5 +325,6 @@ def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
         temp.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
         temp.utime(st.st_atime_ns, st.st_mtime_ns)
         workdir.install(temp, parent, name, linux.RENAME_EXCHANGE)
-        old.drop()
+        for backing in (old, *inode.lower):
+            backing.drop()
         inode.upper, inode.lower = temp, ()

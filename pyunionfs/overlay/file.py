@@ -7,6 +7,7 @@ a bounded LRU; one that is in use, or that could not be opened again, is not clo
 
 import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..vfs import Caller
+from . import verity
 from .inode import Inode
+from .layer import Backing
 
 if TYPE_CHECKING:
     from .super import Superblock
@@ -91,15 +94,12 @@ class OpenFiles:
                 return entry
 
     def _open_backing(self, inode: Inode, write: bool) -> tuple[int, bool]:
-        if inode.upper is not None:
+        if inode.upper is not None and not inode.metacopy:
             if write:
                 return inode.upper.open(os.O_RDWR), True
             return inode.upper.open(os.O_RDONLY), False
         assert not write, "written before it was copied up"
-        try:  # like the kernel, leave the lower layer's atime alone; only an owner may ask for that
-            return inode.lower[0].open(os.O_RDONLY | os.O_NOATIME), False
-        except PermissionError:
-            return inode.lower[0].open(os.O_RDONLY), False
+        return open_lower(self._sb, inode), False
 
     def _release(self, entry: _Open) -> None:
         with self._lock:
@@ -126,8 +126,53 @@ class OpenFiles:
                 os.close(entry.fd)
 
 
+def find_data(sb: "Superblock", inode: Inode) -> Backing:
+    """The object that holds an inode's data: of a metacopy, the last one below, perhaps in a data-only layer.
+
+    Raises ENOENT if no data-only layer has it (ovl_lookup_data_layers).
+    """
+    if not inode.metacopy:
+        return inode.real
+    if not inode.data_path:
+        return inode.lower[-1]
+    for layer in sb.data:
+        backing = layer.root
+        for name in inode.data_path[1:].split(b"/"):
+            backing = backing.child(name)
+        try:
+            is_file = stat.S_ISREG(backing.stat().st_mode)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            continue
+        if is_file:
+            inode.lower = (*inode.lower, backing)
+            inode.data_path = b""
+            return backing
+    raise OSError(errno.ENOENT, "no data-only layer has the data", inode.data_path)
+
+
+def open_lower(sb: "Superblock", inode: Inode) -> int:
+    """Open the data of an inode that has none in the upper layer; under the namespace lock."""
+    data = find_data(sb, inode)
+    try:  # like the kernel, leave the lower layer's atime alone; only an owner may ask for that
+        fd = data.open(os.O_RDONLY | os.O_NOATIME)
+    except PermissionError:
+        fd = data.open(os.O_RDONLY)
+    if inode.metacopy and sb.params.verity != "off":
+        try:
+            verity.check(sb, inode, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
 def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes; fewer only at the end of the file."""
+    if inode.metacopy:  # its data may be longer: a crash came between shortening and completing it
+        with sb.lock:
+            size = min(size, max(inode.real.stat().st_size - offset, 0))
     with sb.files.use(inode, write=False) as fd:
         return os.pread(fd, size, offset)
 
@@ -147,18 +192,18 @@ def write(
 def truncate(sb: "Superblock", inode: Inode, size: int, caller: Caller) -> None:
     """Set the size; a caller without CAP_FSETID loses the file its setuid bit."""
     with sb.files.use(inode, write=True) as fd:
-        os.ftruncate(fd, size)
         if caller.uid != 0:
             drop_suid(fd)
+        os.ftruncate(fd, size)
 
 
 def fsync(sb: "Superblock", inode: Inode, *, data_only: bool) -> None:
-    """Force what was written to disk; a lower object has nothing to force."""
-    if inode.upper is None:
+    """Force what was written to disk; a lower object has nothing to force, and a volatile union does not care."""
+    if inode.upper is None or sb.params.volatile:
         return
-    if inode.is_dir:
+    if inode.is_dir or inode.metacopy:
         with sb.lock:
-            fd = inode.upper.open(os.O_RDONLY | os.O_DIRECTORY)
+            fd = inode.upper.open(os.O_RDONLY | (os.O_DIRECTORY if inode.is_dir else 0))
         try:
             os.fsync(fd)
         finally:

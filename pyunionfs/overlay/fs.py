@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from ..events import Listener
-from ..vfs import ROOT, Attr, Caller, DirEntry, Ino, SetAttr, Statfs
-from . import attr, dir, file, params, readdir, rename, xattrs
+from ..vfs import Attr, Caller, Change, DirEntry, Ino, SetAttr, Statfs
+from . import attr, dir, file, marks, params, readdir, rename, xattrs
+from . import refresh as again
 from .copy_up import copy_up
+from .index import must_copy_up
 from .inode import Inode
 from .lookup import find, lookup
-from .marks import USER, is_whiteout_device
-from .super import Superblock
+from .super import Superblock, is_privileged
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -28,7 +29,8 @@ class Overlay:
 
     ``lower`` are the read-only layers, top to bottom; ``upper`` takes the changes, and without it the union
     is read-only (EROFS); ``work`` is a directory on the filesystem of ``upper``, by default a hidden sibling
-    of it. ``options`` are mount options by their kernel names (:mod:`pyunionfs.overlay.params`).
+    of it. ``data`` are data-only layers, which hold the data of metacopies and show no names of their own.
+    ``options`` are mount options by their kernel names (:mod:`pyunionfs.overlay.params`).
 
     Raises ``OSError`` with a sentence: ENOENT, ENOTDIR, ELOOP, EINVAL or EBUSY (:mod:`.super`).
     """
@@ -39,13 +41,17 @@ class Overlay:
         upper: Path | None = None,
         work: Path | None = None,
         *,
+        data: Sequence[Path] = (),
         options: Mapping[str, str | bool | None] | None = None,
     ) -> None:
+        privileged = is_privileged()
         self.sb = Superblock(
             [os.fsencode(path) for path in lower],
             None if upper is None else os.fsencode(upper),
             None if work is None else os.fsencode(work),
-            params.parse(options or {}),
+            params.parse(options or {}, upper=upper is not None, privileged=privileged),
+            data=[os.fsencode(path) for path in data],
+            namespace=marks.TRUSTED if privileged else marks.USER,
         )
         self._add_root()
 
@@ -88,7 +94,7 @@ class Overlay:
     @property
     def root(self) -> Inode:
         """The inode of the root."""
-        return self.sb.table[ROOT]
+        return self.sb.table.root
 
     @property
     def work_path(self) -> str | None:
@@ -98,7 +104,7 @@ class Overlay:
     @property
     def uses_user_xattrs(self) -> bool:
         """Whether the marks are kept in user.overlay.* rather than trusted.overlay.*."""
-        return self.sb.marks is USER
+        return self.sb.marks is marks.USER
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -131,7 +137,7 @@ class Overlay:
 
     def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
         inode = self.sb.table[ino]
-        copy_up(self.sb, inode, size=changes.size)
+        copy_up(self.sb, inode, data=changes.size is not None, size=changes.size)
         with self.sb.lock:
             attr.setattr(self.sb, inode, changes, caller)
             return attr.getattr(self.sb, inode)
@@ -161,7 +167,7 @@ class Overlay:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
             os.mknod(at, stat.S_IFMT(mode) | permissions, rdev, dir_fd=dir_fd)
 
-        if is_whiteout_device(mode, rdev):  # it would hide itself (ovl_mknod)
+        if marks.is_whiteout_device(mode, rdev):  # it would hide itself (ovl_mknod)
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
         with self.sb.lock:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
@@ -203,14 +209,19 @@ class Overlay:
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
         inode = self.sb.table[ino]
-        copy_up(self.sb, inode)
+        copy_up(self.sb, inode, data=False)
         with self.sb.lock:
             dir.link(self.sb, inode, self.sb.table[parent], name)
             return self._hold(inode)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
-        with self.sb.lock:
-            dir.unlink(self.sb, self.sb.table[parent], name)
+        while True:
+            with self.sb.lock:
+                inode = dir.removable(self.sb, self.sb.table[parent], name)
+                if not must_copy_up(self.sb, inode):
+                    dir.unlink(self.sb, self.sb.table[parent], name)
+                    return
+            copy_up(self.sb, inode, data=False)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         with self.sb.lock:
@@ -221,12 +232,14 @@ class Overlay:
         while True:
             with self.sb.lock:
                 old, new = rename.check(self.sb, table[parent], name, table[new_parent], new_name, flags)
-                moving = [old, new] if flags & rename.EXCHANGE and new is not None else [old]
-                if all(inode.upper is not None for inode in moving):
+                first = [old]
+                if new is not None and (flags & rename.EXCHANGE or must_copy_up(self.sb, new)):
+                    first.append(new)
+                if all(inode.upper is not None for inode in first):
                     rename.rename(self.sb, table[parent], name, table[new_parent], new_name, flags)
                     return
-            for inode in moving:  # then look again: the names may have changed meanwhile
-                copy_up(self.sb, inode)
+            for inode in first:  # then look again: the names may have changed meanwhile
+                copy_up(self.sb, inode, data=False)
 
     # -- data ------------------------------------------------------------------------------------------
 
@@ -250,18 +263,26 @@ class Overlay:
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
         inode = self.sb.table[ino]
-        if inode.upper is None:
+        if not inode.has_upper_data:
             copy_up(self.sb, inode)
         return file.write(self.sb, inode, offset, data, kill_suid=kill_suid, sync=sync)
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None:
         file.fsync(self.sb, self.sb.table[ino], data_only=data_only)
 
-    def slow(self, ino: Ino, name: bytes | None = None) -> bool:
+    def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:
+        if removing and self.sb.index is None:
+            return False
         with self.sb.lock:
             inode: Inode | None = self.sb.table[ino]
             if name is not None and inode is not None:
                 inode = find(self.sb, inode, name)
-            if inode is None or inode.upper is not None or not stat.S_ISREG(inode.type):
+            if inode is None or inode.has_upper_data or not stat.S_ISREG(inode.type):
                 return False
-            return self.sb.is_copying(inode) or inode.lower[0].stat().st_size > _SLOW_COPY
+            if removing and not must_copy_up(self.sb, inode):
+                return False
+            return self.sb.is_copying(inode) or inode.real.stat().st_size > _SLOW_COPY
+
+    def refresh(self) -> list[Change]:
+        with self.sb.lock:
+            return again.refresh(self.sb)

@@ -27,14 +27,20 @@ class Inode:
         "aliases",
         "children",
         "const_ino",
+        "data_path",
         "impure",
+        "indexed",
         "ino",
-        "link_key",
+        "link_keys",
         "lookups",
         "lower",
+        "lower_links",
+        "metacopy",
         "name",
+        "nlink",
         "opens",
         "parent",
+        "redirect",
         "type",
         "unlinked",
         "upper",
@@ -55,7 +61,13 @@ class Inode:
         # A directory's children that are in the table; None for everything else.
         self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(kind) else None
         self.aliases: set[tuple[Inode, bytes]] | None = None  # all known names, where there are several
-        self.link_key: tuple[int, int] | None = None  # of an upper object with several names
+        self.link_keys: tuple[tuple[int, int], ...] = ()  # of its objects, where they have several names
+        self.indexed = False  # several names that are kept together by the index, see index.py
+        self.nlink = 0  # of an indexed inode: how many names the union shows
+        self.lower_links = 0  # and how many its lower object has
+        self.metacopy = False  # the topmost object has no data; the last lower one does
+        self.data_path = b""  # or, if this is set, the object of that path in a data-only layer
+        self.redirect = b""  # of the upper object: where its lower ones are
         self.impure = False  # a directory whose upper children may have an origin
         self.xattr_whiteouts = False  # a directory marked opaque=x in some layer
 
@@ -74,9 +86,14 @@ class Inode:
         return self.is_dir and len(self.lower) + (self.upper is not None) > 1
 
     @property
-    def is_merge_or_lower(self) -> bool:
-        """Whether renaming it would need a redirect (ovl_type_merge_or_lower)."""
-        return self.upper is None or bool(self.is_dir and self.lower)
+    def needs_redirect(self) -> bool:
+        """Whether it would lose lower objects by a rename without one (ovl_type_merge_or_lower)."""
+        return bool(self.lower) and (self.is_dir or self.metacopy)
+
+    @property
+    def has_upper_data(self) -> bool:
+        """Whether it can be written to as it is."""
+        return self.upper is not None and not self.metacopy
 
     def children_of(self) -> "dict[bytes, Inode]":
         """The children of a directory. NotADirectoryError for anything else."""
@@ -116,6 +133,11 @@ class InodeTable:
         except KeyError:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
+    @property
+    def root(self) -> Inode:
+        """The inode of the root."""
+        return self._by_ino[ROOT]
+
     def add_root(self, root: Inode) -> None:
         root.ino = ROOT
         root.lookups = 1
@@ -138,11 +160,12 @@ class InodeTable:
         """The inode that is already known by another name of the same object."""
         return self._hard_links.get((backing.layer.fsid, real_ino))
 
-    def remember_link(self, inode: Inode, real_ino: int) -> None:
+    def remember_link(self, inode: Inode, backing: Backing, real_ino: int) -> None:
         """Have further names of a hard-linked object lead to this inode."""
-        if inode.link_key is None:
-            inode.link_key = (inode.real.layer.fsid, real_ino)
-            self._hard_links[inode.link_key] = inode
+        key = (backing.layer.fsid, real_ino)
+        if key not in inode.link_keys:
+            inode.link_keys += (key,)
+            self._hard_links[key] = inode
         if inode.aliases is None:
             assert inode.parent is not None
             inode.aliases = {(inode.parent, inode.name)}
@@ -189,8 +212,9 @@ class InodeTable:
     def _remove(self, inode: Inode) -> list[Inode]:
         """Take an inode out; returns its parents, which may have been held by it alone."""
         del self._by_ino[inode.ino]
-        if inode.link_key is not None:
-            del self._hard_links[inode.link_key]
+        for key in inode.link_keys:
+            if self._hard_links.get(key) is inode:
+                del self._hard_links[key]
         parents: list[Inode] = []
         for parent, name in inode.aliases or ((inode.parent, inode.name),):
             if parent is None:

@@ -96,30 +96,39 @@ class Layer:
             self._uuid = linux.filesystem_uuid(self._handles_fd()) or bytes(16)
         return self._uuid
 
-    def make_origin(self, backing: "Backing") -> Origin | None:
-        """The mark of an object of this layer for its copy, None where the filesystem has no handles."""
+    def forget_uuid(self) -> None:
+        """Write and accept marks without the UUID of the filesystem (uuid=off): of copied filesystems, say."""
+        self._uuid = bytes(16)
+
+    def make_origin(self, backing: "Backing", *, upper: bool = False) -> Origin | None:
+        """The mark that names an object of this layer, None where the filesystem has no handles."""
         try:
-            return Origin(*linux.name_to_handle_at(*backing.at()), self.uuid())
+            return Origin(*linux.name_to_handle_at(*backing.at()), self.uuid(), upper)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EACCES):
                 return None
             raise
 
-    def find_origin(self, origin: Origin) -> int:
-        """st_ino of the object that a mark names; 0 if it is not here, gone, or has several names now."""
+    def find_origin(self, origin: Origin) -> os.stat_result | None:
+        """Attributes of the object that a mark names; None if it is not here or gone.
+
+        Without CAP_DAC_READ_SEARCH, only the type of the handle and its inode number can be read: then nothing
+        but ``st_ino`` is true, and ``st_nlink`` is 1.
+        """
         if origin.uuid != self.uuid():
-            return 0
+            return None
         try:
             fd = linux.open_by_handle_at(self._handles_fd(), origin.kind, origin.handle, os.O_PATH)
         except PermissionError:
-            return origin.plain_ino()  # without CAP_DAC_READ_SEARCH the number in the handle has to do
+            ino = origin.plain_ino()
+            return os.stat_result((0, ino, self.dev, 1, 0, 0, 0, 0, 0, 0)) if ino else None
         except OSError as error:
             if error.errno in (errno.ESTALE, errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP):
-                return 0
+                return None
             raise
         try:
             st = os.fstat(fd)
-            return st.st_ino if st.st_nlink == 1 and st.st_dev == self.dev else 0
+            return st if st.st_dev == self.dev else None
         finally:
             os.close(fd)
 

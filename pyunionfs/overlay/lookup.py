@@ -1,13 +1,17 @@
-"""Finding an object: probe the layers, apply the rules of ``merge.py``, make or find the inode.
+"""Finding an object: search the layers, apply the rules of ``merge.py``, make or find the inode.
 
 Kernel: ovl_lookup() in fs/overlayfs/namei.c, ovl_get_inode() in inode.c. Only the layers that have the
-parent directory are probed, and none below the layer that decides.
+parent directory are searched, and none below the layer that decides. A redirect changes the path that is
+searched for in the layers below: a relative one the last name, an absolute one the whole path, from the
+roots of the layers.
 """
 
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from . import marks, merge
 from .inode import Inode, map_ino
@@ -15,52 +19,147 @@ from .layer import Backing
 from .merge import Kind
 from .super import Superblock
 
+_NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
 
-class Probe:
+
+@dataclass(slots=True)
+class Found:
+    """What one layer has: nothing if ``st`` is None."""
+
+    backing: Backing
+    st: os.stat_result | None = None
+    xattrs: Sequence[str] = ()
+
+
+class Search:
     """Look for one name in the directories of a merged directory, and keep what was found."""
 
     def __init__(self, sb: Superblock, directories: Sequence[Backing], name: bytes, xattr_whiteouts: bool) -> None:
         self._sb = sb
         self._namespace = sb.marks
         self._directories = directories
-        self._name = name
+        self._path = [name]
         self._xattr_whiteouts = xattr_whiteouts
-        self.found: list[tuple[Backing, os.stat_result | None]] = []
+        self._restart = False  # at the roots of the layers below: an absolute redirect was found
+        self._in_directory = self._in_metacopy = False  # what was found above
+        self.found: list[Found] = []
         self.marked_x = False  # a directory marked opaque=x was found
+        self.redirect = b""  # the last one that was found; all later findings are by it
+
+    @property
+    def path(self) -> bytes:
+        """What the layers below are searched for, from their roots, after an absolute redirect."""
+        return b"/" + b"/".join(self._path)
 
     def findings(self) -> Iterator[Kind]:
         """What each layer has, probed only when it is asked for."""
-        last = len(self._directories) - 1
-        for index, directory in enumerate(self._directories):
-            backing = directory.child(self._name)
+        queue = deque(self._directories)
+        while queue:
+            directory = queue.popleft()
+            kind = self._look_in(directory, is_last=not queue)
+            if kind is not Kind.ABSENT and directory.layer is not self._sb.upper:
+                self._refuse_untrusted(kind)
+            yield kind
+            self._in_directory |= kind is Kind.DIRECTORY
+            self._in_metacopy |= kind is Kind.METACOPY
+            if self._restart:
+                self._restart = False
+                queue = deque(layer.root for layer in self._sb.lower if layer.index > directory.layer.index)
+
+    def _look_in(self, directory: Backing, *, is_last: bool) -> Kind:
+        """Walk the path in one layer (ovl_lookup_layer, ovl_lookup_single)."""
+        names = self._path
+        prefix: list[bytes] = []  # of the path for the layers below
+        ended = False  # by an opaque directory on the way
+        for position, name in enumerate(names):
+            backing = directory.child(name)
             try:
                 st = backing.stat()
-            except FileNotFoundError:
-                self.found.append((backing, None))
-                yield Kind.ABSENT
-                continue
-            self.found.append((backing, st))
-            yield self._classify(backing, st, is_last=index == last)
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+                self.found.append(Found(backing))
+                return Kind.WHITEOUT if ended else Kind.ABSENT
+            if self._is_whiteout(backing, st):
+                self.found.append(Found(backing, st))
+                return Kind.WHITEOUT
+            is_final = position == len(names) - 1
+            if not stat.S_ISDIR(st.st_mode):
+                if is_final:
+                    return self._file(backing, st, prefix, is_last=is_last)
+                self.found.append(Found(backing))
+                return Kind.WHITEOUT
+            xattrs, opaque, redirect = self._directory(backing, st, is_final=is_final, is_last=is_last)
+            ended = (ended or opaque) and not redirect.startswith(b"/")
+            if is_final:
+                self.found.append(Found(backing, st, xattrs))
+            prefix = self._redirect(redirect, name, prefix, names[position + 1 :])
+            directory = backing
+        return Kind.OPAQUE if ended else Kind.DIRECTORY
 
-    def _classify(self, backing: Backing, st: os.stat_result, *, is_last: bool) -> Kind:
-        mode = st.st_mode
-        if stat.S_ISDIR(mode):
-            if (st.st_dev, st.st_ino) in self._sb.traps:  # our upper directory, seen from below
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), backing.path())  # ovl_lookup_trap_inode
-            # Nothing lies below the last one, so its opaqueness says nothing; xattr whiteouts matter even there.
+    def _is_bottom(self, backing: Backing, *, is_last: bool) -> bool:
+        """Whether nothing below is going to be looked at, so that marks say nothing (ovl_lookup_data.last)."""
+        return backing.layer is self._sb.lower[-1] if self._sb.params.follows_redirects else is_last
+
+    def _directory(
+        self, backing: Backing, st: os.stat_result, *, is_final: bool, is_last: bool
+    ) -> tuple[Sequence[str], bool, bytes]:
+        """The xattrs of a directory, whether it is opaque, and its redirect."""
+        if (st.st_dev, st.st_ino) in self._sb.traps:  # our upper directory, seen from below
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), backing.path())  # ovl_lookup_trap_inode
+        xattrs = backing.listxattr()
+        if self._namespace.opaque in xattrs:
             value = self._opaque_mark(backing, st)
-            if value == marks.OPAQUE_XATTR_WHITEOUTS:
-                self.marked_x = True
-            if not is_last:
-                self._refuse(backing, self._namespace.redirect)
-            return Kind.OPAQUE if value == marks.OPAQUE_YES and not is_last else Kind.DIRECTORY
-        if marks.is_whiteout_device(mode, st.st_rdev):
-            return Kind.WHITEOUT
-        if self._xattr_whiteouts and marks.may_be_xattr_whiteout(mode, st.st_size):
-            return Kind.WHITEOUT if backing.find_xattr(self._namespace.whiteout) is not None else Kind.OTHER
-        if marks.may_be_metacopy(st):
-            self._refuse(backing, self._namespace.metacopy)
-        return Kind.OTHER
+            if value == marks.OPAQUE_XATTR_WHITEOUTS and is_final:
+                self.marked_x = True  # matters even at the bottom
+            if value == marks.OPAQUE_YES and not self._is_bottom(backing, is_last=is_last):
+                return xattrs, True, b""
+        if self._namespace.redirect in xattrs and not self._is_bottom(backing, is_last=is_last):
+            return xattrs, False, self._redirect_mark(backing)
+        return xattrs, False, b""
+
+    def _file(self, backing: Backing, st: os.stat_result, prefix: list[bytes], *, is_last: bool) -> Kind:
+        """Anything but a directory or whiteout: a metacopy?"""
+        is_regular = stat.S_ISREG(st.st_mode)
+        xattrs = backing.listxattr() if is_regular or backing.layer is self._sb.upper else ()
+        self.found.append(Found(backing, st, xattrs))
+        if not is_regular:
+            return Kind.OTHER
+        if self._namespace.metacopy not in xattrs or self._in_directory:
+            return Kind.FILE
+        value = backing.find_xattr(self._namespace.metacopy)
+        if value is None:
+            return Kind.FILE
+        marks.Metacopy.check(value)
+        at_bottom = self._is_bottom(backing, is_last=is_last) and not self._sb.data
+        if self._namespace.redirect in xattrs and not at_bottom:
+            self._redirect(self._redirect_mark(backing), self._path[-1], prefix, [])
+        return Kind.METACOPY
+
+    def _redirect_mark(self, backing: Backing) -> bytes:
+        value = backing.find_xattr(self._namespace.redirect)
+        return marks.check_redirect(value) if value is not None else b""
+
+    def _redirect(self, redirect: bytes, name: bytes, prefix: list[bytes], rest: list[bytes]) -> list[bytes]:
+        """Note where the layers below are to be searched (ovl_check_redirect); returns the path up to here."""
+        if redirect.startswith(b"/"):
+            self._restart = True
+            up_to = redirect[1:].split(b"/")
+        else:
+            up_to = [*prefix, redirect or name]
+        if redirect:
+            self.redirect = redirect
+            self._path = up_to + rest
+        return up_to
+
+    def _is_whiteout(self, backing: Backing, st: os.stat_result) -> bool:
+        if marks.is_whiteout_device(st.st_mode, st.st_rdev):
+            return True
+        return (
+            self._xattr_whiteouts
+            and marks.may_be_xattr_whiteout(st.st_mode, st.st_size)
+            and backing.find_xattr(self._namespace.whiteout) is not None
+        )
 
     def _opaque_mark(self, backing: Backing, st: os.stat_result) -> bytes | None:
         """The mark of a directory, also of one of ours that its owner made unreadable: or what it hides would
@@ -75,10 +174,23 @@ class Probe:
         finally:
             backing.chmod(mode)
 
-    def _refuse(self, backing: Backing, mark: str) -> None:
-        """EIO for a mark that says that more is below than we look at: better no answer than a wrong one."""
-        if backing.find_xattr(mark) is not None:
-            raise OSError(errno.EIO, f"marked {mark}, which is not supported yet", backing.path())
+    def _refuse_untrusted(self, kind: Kind) -> None:
+        """EPERM for what a mark led to, where such marks are not to be followed: somebody else may have set it."""
+        is_file = kind in (Kind.FILE, Kind.METACOPY)
+        is_directory = kind in (Kind.DIRECTORY, Kind.OPAQUE)
+        if (
+            kind is Kind.WHITEOUT
+            or (self._in_directory and not is_directory)
+            or (self._in_metacopy and not is_file)
+        ):
+            return
+        by_metacopy = self._in_metacopy or kind is Kind.METACOPY
+        if by_metacopy and not self._sb.params.metacopy:
+            raise OSError(
+                errno.EPERM, "a metacopy, and the mount option metacopy is off", self.found[-1].backing.path()
+            )
+        if self.redirect and not self._sb.params.follows_redirects:
+            raise OSError(errno.EPERM, "a redirect, and redirect_dir=nofollow", self.found[-1].backing.path())
 
 
 def check_name(name: bytes) -> None:
@@ -106,12 +218,13 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
     check_name(name)
     if parent.unlinked:
         return None
-    probe = Probe(sb, directories_of(parent), name, parent.xattr_whiteouts)
-    resolution = merge.resolve(probe.findings())
+    search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts)
+    resolution = merge.resolve(search.findings())
     if not resolution.exists:
         return None
-    inode = _get_inode(sb, parent, name, probe, resolution.providers)
-    return inode, probe.found[resolution.providers[0]][1]
+    inode = _get_inode(sb, parent, name, search, resolution)
+    st = search.found[resolution.providers[0]].st
+    return inode, st if inode.real is search.found[resolution.providers[0]].backing else None
 
 
 def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result | None]:
@@ -122,37 +235,116 @@ def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_r
     return found
 
 
-def _get_inode(sb: Superblock, parent: Inode, name: bytes, probe: Probe, providers: tuple[int, ...]) -> Inode:
-    first, st = probe.found[providers[0]]
+def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool) -> Kind:
+    """What one directory of one layer itself has under a name: ABSENT, WHITEOUT or OTHER."""
+    backing = directory.child(name)
+    try:
+        st = backing.stat()
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        return Kind.ABSENT
+    if marks.is_whiteout_device(st.st_mode, st.st_rdev):
+        return Kind.WHITEOUT
+    if xattr_whiteouts and marks.may_be_xattr_whiteout(st.st_mode, st.st_size):
+        return Kind.WHITEOUT if backing.find_xattr(sb.marks.whiteout) is not None else Kind.OTHER
+    return Kind.OTHER
+
+
+def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resolution: merge.Resolution) -> Inode:
+    found = search.found[resolution.providers[0]]
+    first, st = found.backing, found.st
     assert st is not None
     is_upper = first.layer is sb.upper
     is_dir = stat.S_ISDIR(st.st_mode)
     # Names of one upper object are one inode, also when but one of them is left. So are those of a lower object,
     # unless a copy-up of one name could part it from the others (ovl_hash_bylower: "lower hardlink is or will be
     # broken on copy up").
-    shared = not is_dir and st.st_nlink > 1 and (is_upper or sb.upper is None)
+    shared = not is_dir and st.st_nlink > 1 and (is_upper or sb.upper is None or sb.index is not None)
     if shared or (is_upper and not is_dir):
         known = sb.table.hard_link(first, st.st_ino)
         if known is not None:
             sb.table.add_name(known, parent, name, first)
             return known
     inode = Inode(parent, name, stat.S_IFMT(st.st_mode))
-    lower = providers[1:] if is_upper else providers
-    inode.upper = first if is_upper else None
-    inode.lower = tuple(probe.found[index][0] for index in lower)
-    inode.xattr_whiteouts = probe.marked_x
-    if is_dir:
-        inode.impure = is_upper and first.find_xattr(sb.marks.impure) == b"y"
-        _, st_lower = probe.found[lower[0]] if lower else (None, None)
-        inode.const_ino = map_ino(inode.lower[0], st_lower.st_ino) if st_lower is not None else 0
-    elif not is_upper:
-        inode.const_ino = map_ino(first, st.st_ino) if st.st_nlink == 1 or shared else 0
-    elif parent.impure:
-        inode.const_ino = _origin_ino(sb, first)
+    fill(sb, inode, search, resolution)
+    if shared and sb.index is not None:
+        known = _from_index(sb, inode, st)
+        if known is not None:
+            sb.table.remember_link(known, first, st.st_ino)
+            sb.table.add_name(known, parent, name, first)
+            return known
     sb.table.add(inode, inode.const_ino or map_ino(first, st.st_ino))
     if shared:
-        sb.table.remember_link(inode, st.st_ino)
+        sb.table.remember_link(inode, first, st.st_ino)
+    if inode.indexed:
+        sb.table.remember_link(inode, inode.real, inode.real.stat().st_ino)
     return inode
+
+
+def fill(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:
+    """Tie an inode to the objects that a search has found."""
+    providers = [search.found[index] for index in resolution.providers]
+    first, st, xattrs = providers[0].backing, providers[0].st, providers[0].xattrs
+    assert st is not None
+    is_upper = first.layer is sb.upper
+    lower = providers[1 if is_upper else 0 :]
+    inode.upper = first if is_upper else None
+    inode.lower = tuple(found.backing for found in lower)
+    inode.xattr_whiteouts = search.marked_x
+    inode.redirect = b""
+    if is_upper and sb.marks.redirect in xattrs:
+        inode.redirect = first.find_xattr(sb.marks.redirect) or b""
+    if inode.is_dir:
+        inode.impure = is_upper and sb.marks.impure in xattrs
+        st_lower = lower[0].st if lower else None
+        inode.const_ino = map_ino(lower[0].backing, st_lower.st_ino) if st_lower is not None else 0
+    elif not is_upper:
+        kept = st.st_nlink == 1 or sb.upper is None or sb.index is not None
+        inode.const_ino = map_ino(first, st.st_ino) if kept else 0
+    elif sb.marks.origin in xattrs:
+        inode.const_ino = _origin_ino(sb, first)
+    inode.metacopy, inode.data_path = False, b""
+    if resolution.rules[resolution.providers[0]] is merge.Rule.METACOPY:
+        _set_metacopy(sb, inode, search, resolution)
+
+
+def _set_metacopy(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:
+    """Note where the data is, or how it is to be found when it is needed (ovl_maybe_lookup_lowerdata)."""
+    inode.metacopy = True
+    if not resolution.lacks_data:
+        return
+    if inode.lower and sb.data and search.redirect.startswith(b"/"):
+        inode.data_path = search.path
+        return
+    raise OSError(errno.EIO, "a metacopy without data below", inode.real.path())
+
+
+def _from_index(sb: Superblock, inode: Inode, st: os.stat_result) -> Inode | None:
+    """Have the index say what a hard-linked object is in the union (ovl_lookup_index).
+
+    Returns the inode that is known already by the index entry, if any.
+    """
+    assert sb.index is not None
+    found = sb.index.find(inode)
+    if found is None:
+        return None
+    entry, entry_st, lower_links = found
+    if inode.upper is not None and entry_st.st_ino != st.st_ino:
+        return None  # copied up while there was no index
+    known = sb.table.hard_link(entry, entry_st.st_ino)
+    if known is not None:
+        return known
+    xattrs = entry.listxattr()
+    inode.upper, inode.indexed = entry, True
+    inode.redirect = (entry.find_xattr(sb.marks.redirect) or b"") if sb.marks.redirect in xattrs else b""
+    inode.metacopy = sb.marks.metacopy in xattrs
+    if not inode.metacopy:
+        inode.lower, inode.data_path = (), b""
+    nlink = marks.decode_nlink(entry.find_xattr(sb.marks.nlink), upper=entry_st.st_nlink, lower=lower_links)
+    inode.nlink = nlink if nlink is not None else max(entry_st.st_nlink - 1, 1)
+    inode.lower_links = lower_links
+    return None
 
 
 def _origin_ino(sb: Superblock, upper: Backing) -> int:
@@ -162,7 +354,7 @@ def _origin_ino(sb: Superblock, upper: Backing) -> int:
     if origin is None:
         return 0
     for layer in sb.lower:
-        st_ino = layer.find_origin(origin)
-        if st_ino:
-            return map_ino(layer.root, st_ino)
+        st = layer.find_origin(origin)
+        if st is not None and (st.st_nlink == 1 or sb.index is not None):
+            return map_ino(layer.root, st.st_ino)
     return 0

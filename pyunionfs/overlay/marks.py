@@ -8,8 +8,14 @@ whiteout    in place of a name that is deleted     character device 0:0; or, in 
 opaque      a directory that hides those below     xattr ``opaque=y``
 origin      an object that was copied up           xattr ``origin``: file handle of the lower object
 impure      a directory with such objects          xattr ``impure=y``
-redirect    a directory that was renamed           xattr ``redirect``: its path in the layers below
-metacopy    a file whose data is still below       xattr ``metacopy``; a hole in place of the data
+redirect    a directory that was renamed, or a     xattr ``redirect``: its name or ``/path`` in the layers
+            metacopy that was renamed or linked    below
+metacopy    a file whose data is still below       xattr ``metacopy``, with the fs-verity digest of the data
+                                                   if it has one; a hole in place of the data
+nlink       an indexed file (see ``index.py``)     xattr ``nlink``: names in the union, as ``U+1`` more than the
+                                                   upper object has, or ``L-1`` less than the lower one has
+upper       the index directory                    xattr ``upper``: file handle of its upper directory
+uuid        the root of an upper directory         xattr ``uuid``: 16 random bytes that name the union
 ==========  =====================================  ==========================================================
 
 The xattrs live under ``trusted.overlay.`` or, for mounts by ordinary users and with ``userxattr``, under
@@ -17,6 +23,7 @@ The xattrs live under ``trusted.overlay.`` or, for mounts by ordinary users and 
 The tar form of the same marks (``.wh.x``) belongs to ``image/``, not here.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -28,6 +35,8 @@ OPAQUE_XATTR_WHITEOUTS = b"x"  # not opaque, but may hold xattr whiteouts
 
 _FB_MAGIC = 0xFB  # struct ovl_fb, fs/overlayfs/overlayfs.h
 _FB_HEADER = struct.Struct("=BBBBB16s")
+_FB_UPPER = 1 << 2  # OVL_FH_FLAG_PATH_UPPER
+_METACOPY_HEADER = struct.Struct("=BBBB")  # struct ovl_metacopy: version, length, flags, digest algorithm
 
 
 def is_whiteout_device(mode: int, rdev: int) -> bool:
@@ -40,11 +49,6 @@ def may_be_xattr_whiteout(mode: int, size: int) -> bool:
     return stat.S_ISREG(mode) and size == 0
 
 
-def may_be_metacopy(st: os.stat_result) -> bool:
-    """Whether it is worth asking for the xattr ``metacopy``: no data, only perhaps a block of xattrs."""
-    return stat.S_ISREG(st.st_mode) and st.st_size > 0 and st.st_blocks * 512 <= st.st_blksize
-
-
 def make_whiteout(dir_fd: int, name: bytes) -> None:
     """Create a whiteout; the kernel lets ordinary users create exactly this device (since 5.8)."""
     os.mknod(name, stat.S_IFCHR, WHITEOUT_RDEV, dir_fd=dir_fd)
@@ -53,15 +57,29 @@ def make_whiteout(dir_fd: int, name: bytes) -> None:
 class Namespace:
     """The names of the marks' xattrs under one prefix: ``trusted.overlay.`` or ``user.overlay.``."""
 
-    __slots__ = ("impure", "metacopy", "opaque", "origin", "prefix", "redirect", "whiteout")
+    __slots__ = (
+        "impure",
+        "metacopy",
+        "nlink",
+        "opaque",
+        "origin",
+        "prefix",
+        "redirect",
+        "upper",
+        "uuid",
+        "whiteout",
+    )
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.impure = prefix + "impure"
         self.metacopy = prefix + "metacopy"
+        self.nlink = prefix + "nlink"
         self.opaque = prefix + "opaque"
         self.origin = prefix + "origin"
         self.redirect = prefix + "redirect"
+        self.upper = prefix + "upper"
+        self.uuid = prefix + "uuid"
         self.whiteout = prefix + "whiteout"
 
     def is_private(self, name: str) -> bool:
@@ -84,16 +102,18 @@ USER = Namespace("user.overlay.")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The xattr ``origin``: which lower object a copy was made of (struct ovl_fb)."""
+    """The xattrs ``origin`` and ``upper``: a file handle that names an object (struct ovl_fb)."""
 
     kind: int  # exportfs file handle type
     handle: bytes
-    uuid: bytes  # of the lower filesystem
+    uuid: bytes  # of the object's filesystem
+    upper: bool = False  # whether the object is in the upper layer
 
     def encode(self) -> bytes:
         """As the kernel writes it (ovl_encode_real_fh), little-endian machines only."""
         size = _FB_HEADER.size + len(self.handle)
-        return _FB_HEADER.pack(0, _FB_MAGIC, size, 0, self.kind, self.uuid) + self.handle
+        flags = _FB_UPPER if self.upper else 0
+        return _FB_HEADER.pack(0, _FB_MAGIC, size, flags, self.kind, self.uuid) + self.handle
 
     def plain_ino(self) -> int:
         """The inode number in a handle of the common form FILEID_INO32_GEN, 0 for any other form."""
@@ -105,6 +125,65 @@ class Origin:
         if len(value) < _FB_HEADER.size:
             return None
         version, magic, size, flags, kind, uuid = _FB_HEADER.unpack_from(value)
-        if version != 0 or magic != _FB_MAGIC or size != len(value) or flags:
+        if version != 0 or magic != _FB_MAGIC or size != len(value) or flags & ~_FB_UPPER:
             return None
-        return cls(kind, value[_FB_HEADER.size :], uuid)
+        return cls(kind, value[_FB_HEADER.size :], uuid, bool(flags))
+
+
+@dataclass(frozen=True, slots=True)
+class Metacopy:
+    """The xattr ``metacopy``: the fs-verity digest that the data below must have, if any (struct ovl_metacopy)."""
+
+    algorithm: int = 0  # FS_VERITY_HASH_ALG_*; 0: no digest
+    digest: bytes = b""
+
+    def encode(self) -> bytes:
+        """Empty where there is no digest, as in the kernel (ovl_set_metacopy_xattr)."""
+        if not self.algorithm:
+            return b""
+        return _METACOPY_HEADER.pack(0, _METACOPY_HEADER.size + len(self.digest), 0, self.algorithm) + self.digest
+
+    @staticmethod
+    def check(value: bytes) -> None:
+        """Raises OSError(EIO) for what cannot be one; what it says is read only where it matters."""
+        if 0 < len(value) < _METACOPY_HEADER.size:
+            raise OSError(errno.EIO, "malformed metacopy mark")
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Metacopy":
+        """Raises OSError(EIO) for a form that is not understood (ovl_check_metacopy_xattr)."""
+        if not value:
+            return cls()
+        if len(value) >= _METACOPY_HEADER.size:
+            version, length, _flags, algorithm = _METACOPY_HEADER.unpack_from(value)
+            if version == 0 and length == len(value):
+                return cls(algorithm, value[_METACOPY_HEADER.size :])
+        raise OSError(errno.EIO, "malformed metacopy mark")
+
+
+def check_redirect(value: bytes) -> bytes:
+    """A redirect that is well-formed: one name, or an absolute path without empty components.
+
+    Raises OSError(EINVAL) for anything else (ovl_get_redirect_xattr).
+    """
+    value = value.split(b"\0", 1)[0]  # a C string
+    names = value[1:].split(b"/") if value.startswith(b"/") else [value]
+    if not all(names) or any(b"/" in name for name in names):
+        raise OSError(errno.EINVAL, "malformed redirect mark")
+    return value
+
+
+def encode_nlink(names: int, *, upper: int | None = None, lower: int | None = None) -> bytes:
+    """The xattr ``nlink`` of an indexed object with that many names in the union, relative to the link count of
+    its upper or its lower object: whichever the next step does not change (ovl_set_nlink_common)."""
+    return b"U%+d" % (names - upper) if upper is not None else b"L%+d" % (names - (lower or 0))
+
+
+def decode_nlink(value: bytes | None, *, upper: int, lower: int) -> int | None:
+    """How many names the union shows, from the link counts of both objects; None if it does not say."""
+    if value is None or value[:1] not in (b"U", b"L") or value[1:2] not in (b"+", b"-"):
+        return None
+    if len(value) > 12 or not value[2:].isdigit():
+        return None
+    names = (upper if value[:1] == b"U" else lower) + int(value[1:])
+    return names if names > 0 else None

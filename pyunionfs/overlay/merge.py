@@ -12,6 +12,12 @@ A name is looked for in the layers that have its parent directory, from the top:
 4. An opaque directory does so too and then ends the search.
 5. Below a directory, an object that is not a directory is hidden and ends the search.
 6. If no layer has the name, it does not exist.
+7. A metacopy, which is a file without data, is the answer; the search goes on for its data.
+8. Below a metacopy, the first regular file that is no metacopy provides the data and ends the search.
+9. Below a metacopy, anything else ends the search: the data is missing.
+
+Where a redirect was found, the layers below are searched under the path that it says. That changes where
+``lookup.py`` looks, and none of the rules.
 """
 
 from collections.abc import Iterable
@@ -26,7 +32,9 @@ class Kind(Enum):
     WHITEOUT = "whiteout"
     DIRECTORY = "directory"
     OPAQUE = "opaque directory"
-    OTHER = "other object"  # regular file, symlink, fifo, socket or device
+    FILE = "file"
+    METACOPY = "metacopy"
+    OTHER = "other object"  # symlink, fifo, socket or device
 
 
 class Rule(Enum):
@@ -38,6 +46,9 @@ class Rule(Enum):
     OPAQUE = 4
     HIDDEN = 5
     ABSENT = 6
+    METACOPY = 7
+    DATA = 8
+    NO_DATA = 9
     NOT_REACHED = 0  # the search had ended above
 
     @property
@@ -51,21 +62,32 @@ class Rule(Enum):
         return self in _PROVIDES
 
 
-_ENDS = frozenset({Rule.WHITEOUT, Rule.FIRST, Rule.OPAQUE, Rule.HIDDEN})
-_PROVIDES = frozenset({Rule.FIRST, Rule.MERGES, Rule.OPAQUE})
+_ENDS = frozenset({Rule.WHITEOUT, Rule.FIRST, Rule.OPAQUE, Rule.HIDDEN, Rule.DATA, Rule.NO_DATA})
+_PROVIDES = frozenset({Rule.FIRST, Rule.MERGES, Rule.OPAQUE, Rule.METACOPY, Rule.DATA})
+_ALONE = {
+    Kind.ABSENT: Rule.ABSENT,
+    Kind.WHITEOUT: Rule.WHITEOUT,
+    Kind.DIRECTORY: Rule.MERGES,
+    Kind.OPAQUE: Rule.OPAQUE,
+    Kind.FILE: Rule.FIRST,
+    Kind.METACOPY: Rule.METACOPY,
+    Kind.OTHER: Rule.FIRST,
+}
+_BELOW_DIRECTORY = _ALONE | {Kind.FILE: Rule.HIDDEN, Kind.METACOPY: Rule.HIDDEN, Kind.OTHER: Rule.HIDDEN}
+_BELOW_METACOPY = _ALONE | {
+    Kind.FILE: Rule.DATA,
+    Kind.WHITEOUT: Rule.NO_DATA,
+    Kind.DIRECTORY: Rule.NO_DATA,
+    Kind.OPAQUE: Rule.NO_DATA,
+    Kind.OTHER: Rule.NO_DATA,
+}
 
 
-def judge(kind: Kind, *, below_directory: bool) -> Rule:
-    """Apply the rules to one finding; ``below_directory`` says that a directory was found above it."""
-    if kind is Kind.ABSENT:
-        return Rule.ABSENT
-    if kind is Kind.WHITEOUT:
-        return Rule.WHITEOUT
-    if kind is Kind.DIRECTORY:
-        return Rule.MERGES
-    if kind is Kind.OPAQUE:
-        return Rule.OPAQUE
-    return Rule.HIDDEN if below_directory else Rule.FIRST
+def judge(kind: Kind, above: Rule | None) -> Rule:
+    """Apply the rules to one finding; ``above`` is that of the nearest layer above which provides, if any."""
+    if above is None:
+        return _ALONE[kind]
+    return (_BELOW_METACOPY if above is Rule.METACOPY else _BELOW_DIRECTORY)[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +101,11 @@ class Resolution:
     def exists(self) -> bool:
         return bool(self.providers)
 
+    @property
+    def lacks_data(self) -> bool:
+        """Whether it is a metacopy for which no data was found."""
+        return self.exists and self.rules[self.providers[-1]] is Rule.METACOPY
+
 
 def resolve(findings: Iterable[Kind]) -> Resolution:
     """Resolve a name from what the layers have, top to bottom.
@@ -87,11 +114,13 @@ def resolve(findings: Iterable[Kind]) -> Resolution:
     """
     providers: list[int] = []
     rules: list[Rule] = []
+    above: Rule | None = None
     for index, kind in enumerate(findings):
-        rule = judge(kind, below_directory=bool(providers))
+        rule = judge(kind, above)
         rules.append(rule)
         if rule.provides:
             providers.append(index)
+            above = rule
         if rule.ends:
             break
     return Resolution(tuple(providers), tuple(rules))

@@ -1,12 +1,13 @@
-"""Mount options, as a table: names, values and defaults are the kernel's (fs/overlayfs/params.c).
+"""Mount options, as a table: names, values, defaults and conflicts are the kernel's (fs/overlayfs/params.c).
 
-An option that the kernel has and we do not implement yet is accepted with the value that we behave as, and
-refused with any other: a silent difference would be worse than an error.
+The kernel lets module parameters change some defaults; ours are those of an unconfigured kernel.
 """
 
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+REDIRECT_MAX = 256  # bytes of an absolute redirect: the module parameter redirect_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,43 +17,125 @@ class Option:
     name: str
     values: tuple[str, ...]
     help: str
-    unsupported: tuple[str, ...] = ()  # values that the kernel knows and we do not yet
 
 
 OPTIONS: tuple[Option, ...] = (
     Option("userxattr", ("off", "on"), "keep the marks in user.overlay.* instead of trusted.overlay.*"),
-    Option("redirect_dir", ("off", "nofollow"), "rename lower directories by redirect", ("on", "follow")),
-    Option("index", ("off",), "keep hard links of lower files together over copy-up", ("on",)),
-    Option("metacopy", ("off",), "copy up metadata without data", ("on",)),
-    Option("xino", ("off", "auto"), "compose inode numbers from layer and inode", ("on",)),
-    Option("nfs_export", ("off",), "allow export over NFS", ("on",)),
-    Option("volatile", ("off",), "omit all syncs to the upper filesystem", ("on",)),
+    Option("redirect_dir", ("off", "on", "follow", "nofollow"), "rename lower directories by redirect"),
+    Option("index", ("off", "on"), "keep hard links of lower files together over copy-up"),
+    Option("metacopy", ("off", "on"), "copy up metadata without data"),
+    Option("xino", ("off", "auto", "on"), "inode numbers unique over several filesystems: here they always are"),
+    Option("uuid", ("auto", "on", "null", "off"), "name the union by a UUID kept in the upper directory"),
+    Option("nfs_export", ("off", "on"), "keep what NFS export by the kernel needs: index=on"),
+    Option("verity", ("off", "on", "require"), "check the data of metacopies by their fs-verity digests"),
+    Option("volatile", ("off", "on"), "omit all syncs to the upper filesystem"),
+    Option("posix", ("off", "on"), "redirect_dir=on, index=on, link counts of merged directories"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """The options of one mount, checked."""
+    """The options of one mount, checked against each other."""
 
     userxattr: bool = False
+    redirect_dir: str = "follow"  # on, follow or nofollow
+    index: bool = False
+    metacopy: bool = False
+    xino: str = "off"
+    uuid: str = "auto"
+    nfs_export: bool = False
+    verity: str = "off"
+    volatile: bool = False
+    posix: bool = False
+
+    @property
+    def follows_redirects(self) -> bool:
+        """Redirects are like symlinks into the layers below, past the permissions on the way."""
+        return self.redirect_dir != "nofollow"
+
+    @property
+    def allows_offline_changes(self) -> bool:
+        """Whether the lower layers may change while nothing is mounted (ovl_allow_offline_changes)."""
+        return not self.index and not self.metacopy and self.redirect_dir != "on" and self.xino != "on"
 
 
-def parse(options: Mapping[str, str | bool | None]) -> Params:
+def parse(options: Mapping[str, str | bool | None], *, upper: bool, privileged: bool) -> Params:
     """Check options given as ``name: value``; None, True and "" mean "on", False means "off".
 
-    Raises OSError(EINVAL) with a sentence for what is unknown or unsupported.
+    ``upper`` says whether there is an upper directory, ``privileged`` whether trusted xattrs may be used.
+    Raises OSError(EINVAL) with a sentence for what is unknown, and for options that exclude each other.
     """
+    given = {name: _value(name, raw) for name, raw in options.items()}
     chosen = {option.name: option.values[0] for option in OPTIONS}
-    for name, raw in options.items():
-        option = _BY_NAME.get(name)
-        if option is None:
-            known = ", ".join(_BY_NAME)
-            raise OSError(errno.EINVAL, f"unknown mount option {name!r} (known: {known})")
-        value = "on" if raw in (None, True, "") else "off" if raw is False else str(raw)
-        if value in option.unsupported:
-            raise OSError(errno.EINVAL, f"mount option {name}={value} is not supported yet")
-        if value not in option.values:
-            raise OSError(errno.EINVAL, f"mount option {name}={value}: not one of {', '.join(option.values)}")
-        chosen[name] = value
-    return Params(userxattr=chosen["userxattr"] == "on")
+    if given.get("posix") == "on":
+        chosen |= {"redirect_dir": "on", "index": "on"}
+    chosen |= given
+    if chosen["redirect_dir"] == "off":  # as where the module parameter redirect_always_follow is set
+        chosen["redirect_dir"] = "follow" if privileged and chosen["userxattr"] == "off" else "nofollow"
+    _settle(chosen, given, upper=upper, privileged=privileged)
+    return Params(
+        userxattr=chosen["userxattr"] == "on",
+        redirect_dir=chosen["redirect_dir"],
+        index=chosen["index"] == "on",
+        metacopy=chosen["metacopy"] == "on",
+        xino=chosen["xino"],
+        uuid=chosen["uuid"],
+        nfs_export=chosen["nfs_export"] == "on",
+        verity=chosen["verity"],
+        volatile=chosen["volatile"] == "on",
+        posix=chosen["posix"] == "on",
+    )
+
+
+def _value(name: str, raw: str | bool | None) -> str:
+    option = _BY_NAME.get(name)
+    if option is None:
+        raise OSError(errno.EINVAL, f"unknown mount option {name!r} (known: {', '.join(_BY_NAME)})")
+    value = "on" if raw in (None, True, "") else "off" if raw is False else str(raw)
+    if value not in option.values:
+        raise OSError(errno.EINVAL, f"mount option {name}={value}: not one of {', '.join(option.values)}")
+    return value
+
+
+def _settle(chosen: dict[str, str], given: Mapping[str, str], *, upper: bool, privileged: bool) -> None:
+    """Resolve what options ask of each other (ovl_fs_params_verify): a default gives way to what was given, and
+    of two that were given neither does."""
+    if not upper:  # these say how to write
+        chosen |= {"index": "off", "volatile": "off"}
+        given = {name: value for name, value in given.items() if name not in ("index", "volatile")}
+        if chosen["uuid"] == "on":
+            chosen["uuid"] = "null"
+        if chosen["redirect_dir"] == "follow":
+            chosen["redirect_dir"] = "on"
+    if chosen["metacopy"] == "on" and chosen["redirect_dir"] != "on":
+        _give_way(chosen, given, "metacopy", "redirect_dir", "on")
+    if chosen["nfs_export"] == "on" and chosen["index"] == "off":
+        if not upper and chosen["redirect_dir"] != "nofollow":
+            chosen["nfs_export"] = "off"
+        elif upper:
+            _give_way(chosen, given, "nfs_export", "index", "on")
+    if chosen["nfs_export"] == "on" and chosen["metacopy"] == "on":
+        _give_way(chosen, given, "nfs_export", "metacopy", "off")
+    if chosen["userxattr"] == "on" and privileged:
+        # Whoever may write to a layer could set user xattrs that lead root astray. Without privileges there is
+        # nowhere to lead to, so there we allow what the kernel does not.
+        if given.get("redirect_dir", "nofollow") not in ("nofollow", "off"):
+            raise _conflict(f"userxattr,redirect_dir={given['redirect_dir']}")
+        if given.get("metacopy") == "on":
+            raise _conflict("userxattr,metacopy=on")
+        chosen |= {"redirect_dir": "nofollow", "metacopy": "off"}
+
+
+def _give_way(chosen: dict[str, str], given: Mapping[str, str], name: str, other: str, needed: str) -> None:
+    """``name=on`` needs ``other=needed``, and ``other`` is something else."""
+    if name in given and other in given:
+        raise _conflict(f"{name}=on,{other}={given[other]}")
+    if other in given:
+        chosen[name] = "off"
+    else:
+        chosen[other] = needed
+
+
+def _conflict(options: str) -> OSError:
+    return OSError(errno.EINVAL, f"conflicting mount options: {options}")

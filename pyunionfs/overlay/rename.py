@@ -1,7 +1,7 @@
 """Rename and exchange (ovl_rename in fs/overlayfs/dir.c), under the namespace lock.
 
-What is renamed has been copied up before. A directory that is merged or lower cannot be moved without
-copying the tree or writing a redirect: EXDEV, on which mv(1) copies.
+What is renamed has been copied up before. A directory that is merged or lower keeps what is below it by a
+redirect; without ``redirect_dir=on`` it cannot be moved: EXDEV, on which mv(1) copies.
 """
 
 import errno
@@ -9,13 +9,15 @@ import os
 
 from .. import linux
 from . import marks
-from .copy_up import copy_up, mark_impure
+from .copy_up import copy_up, link_up, mark_impure
 from .dir import clear_upper_dir, losing_name, lower_positive, upper_kind
 from .inode import Inode
 from .lookup import check_name, find, lookup
 from .merge import Kind
 from .readdir import is_empty
+from .redirect import set_redirect
 from .super import Superblock
+from .workdir import clear_away
 
 EXCHANGE = linux.RENAME_EXCHANGE
 
@@ -41,15 +43,19 @@ def check(
             raise _error(errno.ENOENT)
         if _is_inside(parent, new):
             raise _error(errno.EINVAL)
-        if new.is_dir and new.is_merge_or_lower:
+        if not _can_move(sb, new):
             raise _error(errno.EXDEV)
     elif new is not None and new is not old and old.is_dir != new.is_dir:
         raise _error(errno.ENOTDIR if old.is_dir else errno.EISDIR)
-    if old.is_dir and old.is_merge_or_lower:
+    if not _can_move(sb, old):
         raise _error(errno.EXDEV)
     if new is not None and not flags & linux.RENAME_EXCHANGE and new.is_dir and not is_empty(sb, new):
         raise _error(errno.ENOTEMPTY)
     return old, new
+
+
+def _can_move(sb: Superblock, inode: Inode) -> bool:
+    return not inode.is_dir or not inode.lower or sb.params.redirect_dir == "on"
 
 
 def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
@@ -59,13 +65,14 @@ def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_na
         return  # two names of one inode: rename(2) does nothing
     copy_up(sb, parent)
     copy_up(sb, new_parent)
-    if old.const_ino:
-        mark_impure(sb, new_parent)
+    for inode, at, called in ((old, parent, name), (new, new_parent, new_name)):
+        if inode is not None and inode.indexed:
+            link_up(sb, inode, at, called)
     if flags & linux.RENAME_EXCHANGE:
         assert new is not None
         _exchange(sb, (parent, name, old), (new_parent, new_name, new))
         return
-    _make_opaque_if_merging(sb, old, new_parent)
+    _prepare_move(sb, old, parent, new_parent)
     if new is not None and new.is_dir and new.upper is not None and new.is_merge:
         clear_upper_dir(sb, new)
     elif new is not None and new.is_dir and new.upper is not None:
@@ -87,7 +94,7 @@ def _move(sb: Superblock, parent: Inode, name: bytes, old: Inode, new_parent: In
     if over_whiteout and (needs_whiteout or old.is_dir):
         linux.renameat2(*source, *target, linux.RENAME_EXCHANGE)  # the whiteout changes places with it
         if not needs_whiteout:
-            os.unlink(name, dir_fd=source[0])
+            clear_away(parent.upper, name)
     elif needs_whiteout:
         linux.renameat2(*source, *target, linux.RENAME_WHITEOUT)
     else:
@@ -96,10 +103,8 @@ def _move(sb: Superblock, parent: Inode, name: bytes, old: Inode, new_parent: In
 
 def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode, bytes, Inode]) -> None:
     (parent, name, old), (new_parent, new_name, new) = one, two
-    if new.const_ino:
-        mark_impure(sb, parent)
-    _make_opaque_if_merging(sb, old, new_parent)
-    _make_opaque_if_merging(sb, new, parent)
+    _prepare_move(sb, old, parent, new_parent)
+    _prepare_move(sb, new, new_parent, parent)
     assert parent.upper is not None and new_parent.upper is not None
     linux.renameat2(parent.upper.dir_fd(), name, new_parent.upper.dir_fd(), new_name, linux.RENAME_EXCHANGE)
     _moved(sb, old, parent, name, new_parent, new_name)
@@ -108,9 +113,15 @@ def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode,
     new_parent.children_of()[new_name] = old
 
 
-def _make_opaque_if_merging(sb: Superblock, moved: Inode, parent: Inode) -> None:
-    """A pure upper directory must not merge with what lies below its new place (ovl_set_opaque_xerr)."""
-    if not (moved.is_dir and parent.lower):
+def _prepare_move(sb: Superblock, moved: Inode, parent: Inode, new_parent: Inode) -> None:
+    """Have an upper object belong, in its new place, to what it belongs to now: by a redirect; or, for a pure
+    upper directory, by not merging with what lies below the new place (ovl_set_opaque_xerr)."""
+    if moved.const_ino and parent is not new_parent:
+        mark_impure(sb, new_parent)
+    if moved.needs_redirect:
+        set_redirect(sb, moved, same_directory=parent is new_parent)
+        return
+    if not (moved.is_dir and new_parent.lower):
         return
     assert moved.upper is not None
     if moved.upper.find_xattr(sb.marks.opaque) == marks.OPAQUE_YES:

@@ -12,15 +12,17 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from .. import events, linux
 from ..vfs import Ino
 from . import marks
 from .file import OpenFiles
+from .index import Index
 from .inode import Inode, InodeTable
 from .layer import Backing, DirFds, Layer
 from .params import Params
-from .workdir import Workdir, lock_directory
+from .workdir import Workdir, lock_directory, name_union
 
 _USEFUL_LIMIT = 1 << 16  # some machines allow a thousand million
 _RESERVE = 64  # descriptors left for everything else in the process
@@ -33,14 +35,25 @@ class Superblock:
     ``lock``, the namespace lock, for short system calls only.
     """
 
-    def __init__(self, lower: Sequence[bytes], upper: bytes | None, work: bytes | None, params: Params) -> None:
+    def __init__(
+        self,
+        lower: Sequence[bytes],
+        upper: bytes | None,
+        work: bytes | None,
+        params: Params,
+        *,
+        data: Sequence[bytes] = (),
+        namespace: marks.Namespace = marks.TRUSTED,
+    ) -> None:
         self.params = params
+        self.marks = marks.USER if params.userxattr else namespace
         self.lock = threading.RLock()
         self.table = InodeTable()
         self.listeners: list[events.Listener] = []
         self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
+        self.index: Index | None = None
         self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
         self._held: list[int] = []  # descriptors that hold locks and mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
@@ -49,27 +62,28 @@ class Superblock:
         self.work = work
         if not lower:
             raise OSError(errno.EINVAL, "a union needs at least one lower layer")
-        budget = max(_descriptor_limit() - 2 * len(lower) - _RESERVE, 32)
+        budget = max(_descriptor_limit() - 2 * len(lower) - 2 * len(data) - _RESERVE, 32)
         self.fds = DirFds(budget // 3)
         self.files = OpenFiles(self, budget // 3)
         self.lower: list[Layer] = []
+        self.data: list[Layer] = []  # below them, and looked at for the data of metacopies only
         try:
-            for path in lower:
-                self.lower.append(_open_lower(path, self.fds))
-            _check_overlap(self.lower, upper, work)  # before anything in the work directory is touched
+            for layers, paths in ((self.lower, lower), (self.data, data)):
+                layers.extend(_open_lower(path, self.fds) for path in paths)
+            _check_overlap(self.lower + self.data, upper, work)  # before the work directory is touched
             if upper is not None:
                 assert work is not None
                 self._open_upper(upper, work)
-            self.marks = self._choose_namespace()
+            else:
+                self._number_layers()
         except BaseException:
             self.close()
             raise
-        self._number_layers()
 
     @property
     def layers(self) -> list[Layer]:
         """All layers, top to bottom."""
-        return ([self.upper] if self.upper is not None else []) + self.lower
+        return ([self.upper] if self.upper is not None else []) + self.lower + self.data
 
     def writable(self) -> tuple[Layer, Workdir]:
         """The upper layer and its work directory. EROFS where the union has none."""
@@ -107,11 +121,14 @@ class Superblock:
                     backing.drop()
         if self.workdir is not None:
             self.workdir.close()
+        if self.index is not None:
+            self.index.close()
         for layer in self.layers:
             layer.close()
         for fd in self._held:
             os.close(fd)
-        self.lower, self.upper, self.workdir, self._held = [], None, None, []
+        self.lower, self.data, self._held = [], [], []
+        self.upper = self.workdir = self.index = None
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -131,21 +148,24 @@ class Superblock:
         self._held.append(lock_directory(upper, upper_fd, "upper"))
         self._held.append(lock_directory(work, work_fd, "work"))
         self.traps = {(st.st_dev, st.st_ino) for st in map(os.fstat, (upper_fd, work_fd))}
+        self._number_layers()
         work_dir = Backing(self.upper, None, b".")
         work_dir.fd = work_fd
-        self.workdir = Workdir.prepare(work_dir)
+        self.workdir = Workdir.prepare(work_dir, volatile=self.params.volatile)
+        if not self.workdir.keeps_xattrs(self.marks):  # as on a kernel: without them these cannot be
+            self.params = replace(self.params, redirect_dir="nofollow", metacopy=False, index=False)
+            return
+        if self.params.index:
+            self.index = Index.prepare(work_dir, self.upper, self.lower, self.marks)
+        name_union(self.upper.root, self.marks, self.params.uuid)
 
     def _number_layers(self) -> None:
         devices: dict[int, int] = {}
         for index, layer in enumerate(self.layers):
             layer.index = index
             layer.fsid = devices.setdefault(layer.dev, len(devices))
-
-    def _choose_namespace(self) -> marks.Namespace:
-        """user.overlay.* if asked for, or where trusted xattrs are not ours to write."""
-        if self.params.userxattr:
-            return marks.USER
-        return marks.TRUSTED if _is_privileged() else marks.USER
+            if self.params.uuid == "off":
+                layer.forget_uuid()
 
 
 def default_work(upper: bytes) -> bytes:
@@ -165,7 +185,7 @@ def default_work(upper: bytes) -> bytes:
     return work
 
 
-def _is_privileged() -> bool:
+def is_privileged() -> bool:
     """Whether this process has CAP_SYS_ADMIN over the initial user namespace, as trusted.* needs."""
     with open("/proc/self/status", "rb") as status:
         for line in status:

@@ -11,7 +11,9 @@ process however it dies.
 import errno
 import fcntl
 import itertools
+import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ from contextlib import contextmanager
 from .. import linux
 from . import marks
 from .layer import Backing
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT = 3.0  # seconds: a predecessor that is being unmounted needs a moment to end
 _WORK = b"work"
@@ -55,8 +59,8 @@ class Workdir:
         self._have_whiteout = False
 
     @classmethod
-    def prepare(cls, work: Backing) -> "Workdir":
-        """Make ``work`` anew in the work directory.
+    def prepare(cls, work: Backing, *, volatile: bool = False) -> "Workdir":
+        """Make ``work`` anew in the work directory; if ``volatile``, with a mark that refuses the next mount.
 
         Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
         """
@@ -65,7 +69,22 @@ class Workdir:
         os.mkdir(_WORK, 0o700, dir_fd=work.fd)
         directory = work.child(_WORK)
         directory.parent, directory.fd = None, os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work.fd)
+        if volatile:  # ovl_create_volatile_dirty
+            os.mkdir(b"incompat", 0o700, dir_fd=directory.fd)
+            os.mkdir(b"incompat/volatile", 0o700, dir_fd=directory.fd)
+            os.mknod(b"incompat/volatile/dirty", stat.S_IFREG | 0o600, dir_fd=directory.fd)
         return cls(directory)
+
+    def keeps_xattrs(self, namespace: marks.Namespace) -> bool:
+        """Whether the filesystem can keep marks (ovl_make_workdir tries it likewise)."""
+        try:
+            self._dir.setxattr(namespace.opaque, b"0")
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                raise
+            return False
+        self._dir.removexattr(namespace.opaque)
+        return True
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -82,7 +101,7 @@ class Workdir:
             yield temp
         finally:
             if temp.parent is self._dir or temp.parent is None:
-                remove_tree(self._dir, name)
+                clear_away(self._dir, name)
 
     def install(self, temp: Backing, parent: Backing, name: bytes, flags: int = 0) -> None:
         """Rename a temporary object into place; it becomes the Backing of that place.
@@ -98,7 +117,7 @@ class Workdir:
             os.rename(source[1], name, src_dir_fd=source[0], dst_dir_fd=target[0])
         temp.parent, temp.name = parent, name
         if flags & linux.RENAME_EXCHANGE:
-            remove_tree(aside, aside_name)
+            clear_away(aside, aside_name)
 
     def discard(self, parent: Backing, name: bytes) -> None:
         """Take an upper object away in one step, then remove what it holds."""
@@ -134,6 +153,15 @@ class Workdir:
             marks.make_whiteout(dir_fd, name)
 
 
+def name_union(upper: Backing, namespace: marks.Namespace, mode: str) -> None:
+    """Give a union its UUID, kept in the upper directory (``uuid=``, ovl_init_uuid_xattr)."""
+    if mode in ("off", "null") or upper.find_xattr(namespace.uuid) is not None:
+        return
+    if mode == "auto" and upper.find_xattr(namespace.impure) is not None:
+        return  # of a time when unions had none
+    upper.setxattr(namespace.uuid, os.urandom(16))
+
+
 def _refuse_volatile(work_fd: int) -> None:
     try:
         fd = os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work_fd)
@@ -148,6 +176,15 @@ def _refuse_volatile(work_fd: int) -> None:
     finally:
         os.close(fd)
     raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
+
+
+def clear_away(parent: Backing, name: bytes) -> None:
+    """Remove what was replaced, or never published. What has been done is done: a failure is not the caller's, and
+    the next mount removes what is left (ovl_cleanup)."""
+    try:
+        remove_tree(parent, name)
+    except OSError as error:
+        log.warning("%s stays behind: %s", os.fsdecode(name), error)
 
 
 def remove_tree(parent: Backing, name: bytes) -> None:

@@ -13,9 +13,17 @@ from .super import Superblock
 
 
 def get(sb: Superblock, inode: Inode, name: str) -> bytes:
-    """Raises ENODATA for what is not there, and EOPNOTSUPP where the filesystem has no such xattrs."""
-    with sb.lock:
-        return inode.real.getxattr(sb.marks.escape(name))
+    """Raises ENODATA for what is not there, and EOPNOTSUPP where the filesystem has no such xattrs.
+
+    But no ACL is ENODATA, wherever: the kernel asks for it at each check of permissions (fs/fuse/acl.c).
+    """
+    try:
+        with sb.lock:
+            return inode.real.getxattr(sb.marks.escape(name))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP and name.startswith("system.posix_acl_"):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
+        raise
 
 
 def names(sb: Superblock, inode: Inode) -> list[str]:
@@ -34,7 +42,7 @@ def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> N
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         if not exists and flags & os.XATTR_REPLACE:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    copy_up(sb, inode)
+    copy_up(sb, inode, data=False)
     with sb.lock:
         inode.real.setxattr(stored, value, flags)
 
@@ -44,6 +52,6 @@ def remove(sb: Superblock, inode: Inode, name: str) -> None:
     stored = sb.marks.escape(name)
     with sb.lock:
         inode.real.getxattr(stored)
-    copy_up(sb, inode)
+    copy_up(sb, inode, data=False)
     with sb.lock:
         inode.real.removexattr(stored)

@@ -10,6 +10,7 @@ differ (``vfs.Ino``), an entry is sent with attributes that are stale at once, s
 and gets the right number, before it shows them.
 """
 
+import contextlib
 import errno
 import functools
 import logging
@@ -24,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
-from .mount import INFO_XATTR, attach
+from .mount import INFO_XATTR, REFRESH_XATTR, attach
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ FOREVER = 10.0 * 365 * 86400
 P = ParamSpec("P")
 R = TypeVar("R")
 _INFO_XATTR = INFO_XATTR.encode()
+_REFRESH_XATTR = REFRESH_XATTR.encode()
 
 
 def _handler(
@@ -108,6 +110,17 @@ class Adapter(pyfuse3.Operations):
         except OSError as error:
             if error.errno != errno.ENOENT:  # the kernel does not hold it any more
                 raise
+
+    def _refresh(self) -> bytes:
+        """Have the kernel forget what may no longer be so. In a thread, while requests are served: it waits for
+        pages and directories that requests hold; but none is held by the getxattr(2) that asked for this."""
+        for change in self._ops.refresh():
+            with contextlib.suppress(FileNotFoundError):  # the kernel does not hold it
+                pyfuse3.invalidate_inode(pyfuse3.InodeT(change.ino))
+            for name in change.names:
+                with contextlib.suppress(FileNotFoundError):
+                    pyfuse3.invalidate_entry(pyfuse3.InodeT(change.directory), pyfuse3.FileNameT(name))
+        return b""
 
     @staticmethod
     def _attributes(attr: Attr) -> EntryAttributes:
@@ -190,7 +203,11 @@ class Adapter(pyfuse3.Operations):
 
     @_handler
     async def unlink(self, parent_inode: Any, name: Any, ctx: RequestContext) -> None:
-        self._ops.unlink(parent_inode, name)
+        call = functools.partial(self._ops.unlink, parent_inode, name)
+        if self._ops.slow(parent_inode, name, removing=True):
+            await trio.to_thread.run_sync(call)
+        else:
+            call()
 
     @_handler
     async def rmdir(self, parent_inode: Any, name: Any, ctx: RequestContext) -> None:
@@ -251,6 +268,8 @@ class Adapter(pyfuse3.Operations):
     async def getxattr(self, inode: Any, name: Any, ctx: RequestContext) -> bytes:
         if name == _INFO_XATTR and inode == vfs.ROOT:
             return self._info()
+        if name == _REFRESH_XATTR and inode == vfs.ROOT and ctx.uid in (0, os.geteuid()):
+            return await trio.to_thread.run_sync(self._refresh)
         return self._ops.getxattr(inode, name)
 
     @_handler

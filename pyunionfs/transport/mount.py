@@ -21,6 +21,8 @@ FSTYPE = "fuse.pyunionfs"
 INFO_XATTR = "user.pyunionfs"
 """Read on the root of a mount, this tells as JSON what is mounted there; it is in no listing, on no disk.
 An xattr holds 64 KiB, which hundreds of long paths may exceed: then it is compressed (zlib)."""
+REFRESH_XATTR = "user.pyunionfs.refresh"
+"""Read on the root of a mount by root or the owner of the mount, this has the layers looked at again."""
 _XATTR_SIZE_MAX = 65536
 
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
@@ -125,6 +127,16 @@ def unmount(path: str, *, lazy: bool = False) -> None:
             os.close(pidfd)
 
 
+def clear_dead(path: str) -> None:
+    """Remove what daemons that died have left mounted at a path, so that it can be a mount point again.
+
+    Whoever still uses it has had nothing but ENOTCONN from it. A mount that lives, or that is not ours to look
+    into, stays.
+    """
+    while (mount := find(path)) is not None and mount.state == "dead":
+        _umount(mount.mountpoint, lazy=True)
+
+
 def encode_info(info: Mapping[str, Any]) -> bytes:
     """What a daemon answers to a read of :data:`INFO_XATTR`."""
     plain = json.dumps(info).encode()
@@ -205,3 +217,18 @@ def _umount(path: str, *, lazy: bool) -> None:
         busy = "busy" in done.stderr.lower()
         message = done.stderr.strip().removeprefix("fusermount3: ") or "fusermount3 failed"
         raise OSError(errno.EBUSY if busy else errno.EPERM, message)
+
+
+def refresh(mountpoint: str) -> None:
+    """Make what others changed in the layers of a mount visible there; returns when it is.
+
+    Raises OSError(EINVAL) if nothing of ours is mounted there, EPERM for users other than root and the owner.
+    """
+    if find(mountpoint) is None:
+        raise OSError(errno.EINVAL, f"{mountpoint} is not mounted by pyunionfs")
+    try:
+        os.getxattr(mountpoint, REFRESH_XATTR)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            raise OSError(errno.EPERM, f"{mountpoint} is somebody else's mount") from None
+        raise

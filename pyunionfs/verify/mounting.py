@@ -7,7 +7,7 @@ options are flags of the mount, not of the overlay.
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +78,10 @@ def kernel_words(options: Options) -> list[str]:
     return [key if value is True else f"{key}={value}" for key, value in options.items()]
 
 
-def our_options(options: Options) -> dict[str, str | bool]:
-    """Without what only says that a default is a default: there need not be a uuid of a mount."""
-    return {key: value for key, value in options.items() if (key, value) != ("uuid", "auto")}
-
-
 @contextmanager
 def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False) -> Iterator[Path]:
     """The kernel's overlayfs."""
-    data = ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
+    data = [] if "lowerdir" in options else ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
     if not read_only:
         data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
     data += kernel_words({key: value for key, value in options.items() if key not in _FLAGS})
@@ -103,10 +98,12 @@ def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
 
 
 @contextmanager
-def pyunionfs(layers: Layers, options: Options = PLAIN, *, read_only: bool = False) -> Iterator[Path]:
+def pyunionfs(
+    layers: Layers, options: Options = PLAIN, *, read_only: bool = False, data: Sequence[Path] = ()
+) -> Iterator[Path]:
     """Ours, served by a daemon."""
     upper, work = (None, None) if read_only else (layers.upper, layers.work)
-    with daemon.mounted(layers.lower, upper, work, layers.merged, options=our_options(options)) as path:
+    with daemon.mounted(layers.lower, upper, work, layers.merged, data=data, options=options) as path:
         yield path
 
 

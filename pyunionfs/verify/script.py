@@ -14,7 +14,7 @@ from types import ModuleType
 
 from .. import linux
 from . import operations
-from .mounting import Options, kernel_words, our_options
+from .mounting import Options, kernel_words
 from .run import REMOUNT, ROTATE, Finding
 from .stacks import placed, shell_of
 from .trees import OLD_NS
@@ -48,9 +48,9 @@ layers=3
 remount() {{
     unmount || true
     if [ "$side" = kernel ]; then
-        mount -t overlay overlay -o nodev,nosuid,lowerdir=$lower,upperdir=upper,workdir=work,{kernel} merged
+        mount -t overlay overlay -o nodev,nosuid,lowerdir=$lower,upperdir=upper,workdir=work,{options} merged
     else
-        pyunionfs mount --lower $lower --upper upper --work work -o nodev,nosuid,{ours} merged
+        pyunionfs mount --lower $lower --upper upper --work work -o nodev,nosuid,{options} merged
     fi
 }}
 rotate() {{
@@ -96,8 +96,7 @@ def script(finding: Finding, options: Options, command: str, name: str = "diverg
             command=command,
             difference="\n".join("# " + line for line in finding.difference.splitlines()),
             name=name,
-            kernel=",".join(kernel_words(options)),
-            ours=",".join(kernel_words(our_options(options))),
+            options=",".join(kernel_words(options)),
         ),
         *_lowers(finding),
         "remount",

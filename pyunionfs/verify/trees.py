@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Objects are given this time unless told otherwise, so that a snapshot tells "kept" from "changed just now".
 OLD_NS = 1_000_000_000_123_456_789
-_RECENT_NS = 1_600_000_000 * 10**9
+RECENT_NS = 1_600_000_000 * 10**9
 
 OVERLAY_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
 # Values that differ between two correct uppers: only their presence can be compared.
@@ -209,7 +209,7 @@ class Entry:
 
 Snapshot = dict[bytes, Entry]
 
-_TYPES = {
+TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
     stat.S_IFLNK: "symlink",
@@ -262,7 +262,7 @@ def _walk(root: bytes, where: bytes) -> list[bytes]:
 
 
 def _describe(path: bytes, status: os.stat_result, links: list[bytes], *, upper: bool) -> Entry:
-    kind = _TYPES[stat.S_IFMT(status.st_mode)]
+    kind = TYPES[stat.S_IFMT(status.st_mode)]
     if upper and kind == "chardev" and status.st_rdev == 0:
         # One whiteout is as good as another: the kernel even makes them hard links of each other.
         return Entry("whiteout", 0, 0, 0)
@@ -280,10 +280,20 @@ def _describe(path: bytes, status: os.stat_result, links: list[bytes], *, upper:
         size=status.st_size if kind in ("file", "symlink") else None,
         data=data,
         rdev=status.st_rdev if kind in ("chardev", "blockdev") else None,
-        mtime_ns=status.st_mtime_ns if status.st_mtime_ns < _RECENT_NS else "recent",
+        mtime_ns=kept_time(status.st_mtime_ns),
         xattrs=_xattrs(path, upper=upper),
         links=tuple(links) if len(links) > 1 else (),
     )
+
+
+def kept_time(mtime_ns: int) -> int | str:
+    """A time that ``build`` may have given, or ``"recent"``: now, whenever that is."""
+    return mtime_ns if mtime_ns < RECENT_NS else "recent"
+
+
+def is_of_users(xattr: bytes) -> bool:
+    """Whether a snapshot of a merged view has this xattr."""
+    return xattr.startswith((b"user.", b"system.posix_acl_")) or xattr == b"security.capability"
 
 
 def _xattrs(path: bytes, *, upper: bool) -> tuple[tuple[bytes, bytes], ...]:
@@ -296,7 +306,7 @@ def _xattrs(path: bytes, *, upper: bool) -> tuple[tuple[bytes, bytes], ...]:
             name = b"overlay." + name[len(prefix) :]
             if name not in _MOUNT_OWN:
                 found.append((name, b"*" if name in _OPAQUE_VALUES else value))
-        elif name.startswith((b"user.", b"system.posix_acl_")) or name == b"security.capability":
+        elif is_of_users(name):
             found.append((name, os.getxattr(path, text, follow_symlinks=False)))
     return tuple(sorted(found))
 

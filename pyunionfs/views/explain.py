@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from ..overlay.fs import Overlay
 from ..overlay.inode import Inode
-from ..overlay.layer import Backing
-from ..overlay.lookup import Probe, directories_of, find
+from ..overlay.lookup import Found, Search, directories_of, find, peek
 from ..overlay.merge import Kind, Rule, judge
 from .union import Union
 
@@ -22,6 +21,9 @@ _SENTENCES = {
     Rule.OPAQUE: "an opaque directory counts, and ends the search: nothing below is merged",
     Rule.HIDDEN: "no directory, but a directory lies above it: hidden, and the search ends",
     Rule.ABSENT: "nothing here: the search goes on below",
+    Rule.METACOPY: "a metacopy decides about all but the data: the search for that goes on",
+    Rule.DATA: "provides the data of the metacopy above, and ends the search",
+    Rule.NO_DATA: "no file, where the data of the metacopy above should be: the data is missing",
     Rule.NOT_REACHED: "not looked at: the search had ended above",
 }
 
@@ -80,33 +82,43 @@ def _rows(union: Union, overlay: Overlay, parent: Inode, name: bytes | None) -> 
         for root in directories_of(parent):
             found[root.layer.index] = (Kind.DIRECTORY, "directory (root of the layer)")
     else:
-        probe = Probe(overlay.sb, directories_of(parent), name, parent.xattr_whiteouts)
-        for kind, (backing, st) in _probed(probe):
-            found[backing.layer.index] = (kind, _describe(kind, backing, st))
+        search = Search(overlay.sb, directories_of(parent), name, parent.xattr_whiteouts)
+        for kind, seen in _probed(search):
+            found[seen.backing.layer.index] = (kind, _describe(kind, seen) + _elsewhere(parent, name, seen))
     rows = []
-    ended = below_directory = False
+    ended, above = False, None
     for index, directory in enumerate(union.stack):
         if index not in found:
             what, rule, why = "-", Rule.NOT_REACHED, "this layer has no such parent directory, or it is hidden"
         else:
             kind, what = found[index]
-            rule = Rule.NOT_REACHED if ended else judge(kind, below_directory=below_directory)
+            rule = Rule.NOT_REACHED if ended else judge(kind, above)
             why = _SENTENCES[rule]
-            below_directory |= rule.provides
+            above = rule if rule.provides else above
             ended |= rule.ends
         rows.append(Row(union.label(index), directory, what, rule.value, why, rule.provides))
     return rows
 
 
-def _probed(probe: Probe) -> Iterator[tuple[Kind, tuple[Backing, os.stat_result | None]]]:
+def _probed(search: Search) -> Iterator[tuple[Kind, Found]]:
     """All findings, also those that a lookup would not ask for."""
-    for kind in probe.findings():
-        yield kind, probe.found[-1]
+    for kind in search.findings():
+        yield kind, search.found[-1]
 
 
-def _describe(kind: Kind, backing: Backing, st: os.stat_result | None) -> str:
-    if st is None or kind is not Kind.OTHER:
+def _elsewhere(parent: Inode, name: bytes, seen: Found) -> str:
+    """Where a redirect has led, if it has."""
+    above = parent.path()
+    here = seen.backing.path()
+    return "" if here == (above + b"/" + name if above else name) else f", at /{os.fsdecode(here)}"
+
+
+def _describe(kind: Kind, seen: Found) -> str:
+    backing, st = seen.backing, seen.st
+    if st is None or kind not in (Kind.FILE, Kind.METACOPY, Kind.OTHER):
         return "-" if kind is Kind.ABSENT else kind.value
+    if kind is Kind.METACOPY:
+        return f"metacopy, {st.st_size} bytes, mode {stat.S_IMODE(st.st_mode):04o}"
     if stat.S_ISREG(st.st_mode):
         return f"file, {st.st_size} bytes, mode {stat.S_IMODE(st.st_mode):04o}"
     if stat.S_ISLNK(st.st_mode):
@@ -128,13 +140,13 @@ def _consequences(
     upper = overlay.sb.layers[0]
     in_upper = target.lower[0].layer is upper
     rest = [directory for directory in parent.lower if directory.layer is not upper]
-    shows_through = any(
-        kind is not Kind.ABSENT and kind is not Kind.WHITEOUT
-        for kind in _until_found(Probe(overlay.sb, rest, name, parent.xattr_whiteouts))
-    )
+    below = (peek(overlay.sb, directory, name, parent.xattr_whiteouts) for directory in rest)
+    shows_through = next((kind for kind in below if kind is not Kind.ABSENT), Kind.ABSENT) is Kind.OTHER
     missing = _parents_to_copy(overlay, parent)
     also = f" and {missing} parent director{'y' if missing == 1 else 'ies'}" if missing else ""
-    if in_upper:
+    if in_upper and target.metacopy:
+        write = f"copies the {target.real.stat().st_size} bytes of data into the upper file, then writes there"
+    elif in_upper:
         write = "writes in place: it is in the upper directory already"
     elif stat.S_ISREG(target.type):
         write = f"copies up {target.real.stat().st_size} bytes{also}, then writes to the copy"
@@ -144,13 +156,6 @@ def _consequences(
     if in_upper and not shows_through:
         delete = "removes it; nothing lies below that would need a whiteout"
     return write, delete
-
-
-def _until_found(probe: Probe) -> Iterator[Kind]:
-    for kind in probe.findings():
-        yield kind
-        if kind is not Kind.ABSENT:
-            return
 
 
 def _parents_to_copy(overlay: Overlay, parent: Inode) -> int:

@@ -7,24 +7,29 @@ directory as the topmost layer, and apply the same rules (``overlay.merge``) by 
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..overlay.fs import Overlay
 
+_OF_LOOKUP = ("redirect_dir", "metacopy", "verity", "posix")
+
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """The directories of a union."""
+    """The directories of a union, and of its mount options those that say what is found in them."""
 
     lower: Sequence[str]
     upper: str | None
     userxattr: bool = False
+    data: Sequence[str] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_mount(cls, info: Mapping[str, Any]) -> "Union":
         """The union that a live mount tells of (:mod:`pyunionfs.transport.mount`)."""
-        return cls(info["lower"], info["upper"], bool(info["userxattr"]))
+        options = {name: value for name, value in info["options"].items() if name in _OF_LOOKUP}
+        return cls(info["lower"], info["upper"], bool(info["userxattr"]), info["data"], options)
 
     @property
     def stack(self) -> list[str]:
@@ -39,13 +44,19 @@ class Union:
 
     def open(self) -> Overlay:
         """The merged view as it is now, read-only."""
-        return Overlay(self.stack, options={"userxattr": self.userxattr})
+        return self._open(self.stack)
 
     def open_lower(self) -> Overlay:
         """The merged view as it would be without the upper directory."""
         if not self.lower:
             raise OSError(errno.EINVAL, "the lower layers are not known")
-        return Overlay(self.lower, options={"userxattr": self.userxattr})
+        return self._open(self.lower)
+
+    def _open(self, layers: Sequence[str]) -> Overlay:
+        options: dict[str, str | bool | None] = {"userxattr": self.userxattr, **self.options}
+        if not self.userxattr:  # to look at what a mount without the option refuses
+            options.setdefault("metacopy", "on")
+        return Overlay(layers, data=self.data, options=options)
 
 
 def relative(path: str, root: str) -> bytes:

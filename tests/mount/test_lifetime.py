@@ -98,19 +98,33 @@ def test_after_a_sudden_death_umount_heals(filled: Layers, our_mount: Mounter) -
         assert sorted(os.listdir(merged)) == ["dir", "file"]
 
 
-def test_a_mount_over_a_dead_one_says_what_is_wrong_or_works(filled: Layers, our_mount: Mounter) -> None:
+@pytest.mark.parametrize("in_use", [False, True], ids=["idle", "in use"])
+def test_mounting_over_a_dead_mount_takes_its_place(filled: Layers, our_mount: Mounter, in_use: bool) -> None:
+    with our_mount(filled) as merged:
+        with open(merged / "file", "ab") as file:
+            file.write(b"+")
+        held = os.open(merged, os.O_RDONLY) if in_use else -1
+        try:
+            pid = mounts.daemon_of(merged)
+            os.kill(pid, signal.SIGKILL)
+            wait_for_end(pid)
+            done = mount_by_cli(filled)
+            assert done.returncode == 0, done.stderr
+            assert mounts.mount_points().count(merged) == 1, "they must not stack"
+            assert (merged / "file").read_bytes() == b"lower+"
+        finally:
+            if in_use:
+                os.close(held)
+        done = run("umount", merged)
+        assert done.returncode == 0, done.stderr
+        assert not is_mounted(merged)
+
+
+def test_mounting_over_a_live_mount_leaves_it(filled: Layers, our_mount: Mounter) -> None:
     with our_mount(filled) as merged:
         pid = mounts.daemon_of(merged)
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
-        done = mount_by_cli(filled)
-        if done.returncode == 0:
-            assert (merged / "file").read_bytes() == b"lower"
-            run("umount", merged)
-        else:
-            assert str(merged) in done.stderr
-        run("umount", merged)
-        assert not is_mounted(merged)
+        assert mount_by_cli(filled).returncode != 0, "the upper directory is in use"
+        assert mounts.daemon_of(merged) == pid
 
 
 def test_what_a_death_leaves_in_the_workdir_is_cleaned(filled: Layers, our_mount: Mounter) -> None:

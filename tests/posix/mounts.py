@@ -13,6 +13,19 @@ from pathlib import Path
 from pyunionfs.verify.mounting import PLAIN, USERXATTR, Layers, Mounter, Options, kernel, unmount
 from pyunionfs.verify.mounting import pyunionfs as pyfuse3
 
+REDIRECT: Options = {**PLAIN, "redirect_dir": "on"}
+METACOPY: Options = {**REDIRECT, "metacopy": "on"}
+INDEX: Options = {**PLAIN, "index": "on"}
+ALL: Options = {**METACOPY, "index": "on", "xino": "on"}
+OPTION_SETS: Mapping[str, Options] = {
+    "trusted": PLAIN,
+    "userxattr": USERXATTR,
+    "redirect": REDIRECT,
+    "metacopy": METACOPY,
+    "index": INDEX,
+    "all": ALL,
+}
+
 __all__ = ["PLAIN", "USERXATTR", "Layers", "Mounter", "Options", "kernel", "pyfuse3", "unmount"]
 
 

@@ -33,7 +33,7 @@ def test_version() -> None:
         (["mount", "--lower", "/a", "--work", "/w", "/tmp"], 2, "give --upper too"),
         (["mount", "--lower", "/does/not/exist", "{tmp}"], 1, "lower layer /does/not/exist: No such file"),
         (["mount", "--lower", "{tmp}", "{tmp}/none"], 1, "is not a directory"),
-        (["mount", "--lower", "{tmp}::{tmp}", "{tmp}"], 1, "empty layer"),
+        (["mount", "--lower", "{tmp}:::{tmp}", "{tmp}"], 1, "empty layer"),
         (["mount", "--lower", "{tmp}", "-o", "what=ever", "{tmp}"], 1, "unknown mount option 'what'"),
         (["mount", "--lower", "/usr", "--upper", "{tmp}", "{tmp}"], 1, "is inside the upper directory"),
         (["mount", "--lower", "/usr", "--foreground", "--upper", "{tmp}/none", "{tmp}"], 1, "does not exist"),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pyunionfs.overlay.merge import Kind, Rule, judge, listing, resolve
 
+NO_DIRECTORY = (Kind.FILE, Kind.METACOPY, Kind.OTHER)
+
 
 def naive(findings: Sequence[Kind]) -> tuple[int, ...]:
     """Who provides a name, said the other way round: cut the stack, then pick."""
@@ -19,16 +21,20 @@ def naive(findings: Sequence[Kind]) -> tuple[int, ...]:
             break
         if kind is not Kind.ABSENT:
             visible.append((index, kind))
-        if kind in (Kind.OPAQUE, Kind.OTHER):
+        if kind in (Kind.OPAQUE, Kind.FILE, Kind.OTHER):
             break
     if not visible:
         return ()
-    if visible[0][1] is Kind.OTHER:
+    if visible[0][1] in (Kind.FILE, Kind.OTHER):
         return (visible[0][0],)
-    return tuple(index for index, kind in visible if kind is not Kind.OTHER)
+    if visible[0][1] is Kind.METACOPY:
+        chain = list(itertools.takewhile(lambda item: item[1] in (Kind.FILE, Kind.METACOPY), visible))
+        return tuple(index for index, _ in chain)
+    directories = itertools.takewhile(lambda item: item[1] not in NO_DIRECTORY, visible)
+    return tuple(index for index, _ in directories)
 
 
-@pytest.mark.parametrize("depth", range(5))
+@pytest.mark.parametrize("depth", range(6))
 def test_every_stack_of_findings(depth: int) -> None:
     for findings in itertools.product(Kind, repeat=depth):
         assert resolve(findings).providers == naive(findings), findings
@@ -51,9 +57,24 @@ def test_a_file_below_a_directory_is_hidden_and_ends_the_search() -> None:
 
 
 def test_each_rule_says_whether_it_ends_and_provides() -> None:
-    assert {rule for rule in Rule if rule.ends} == {Rule.WHITEOUT, Rule.FIRST, Rule.OPAQUE, Rule.HIDDEN}
-    assert {rule for rule in Rule if rule.provides} == {Rule.FIRST, Rule.MERGES, Rule.OPAQUE}
-    assert judge(Kind.OTHER, below_directory=False) is Rule.FIRST
+    goes_on = {Rule.MERGES, Rule.METACOPY, Rule.ABSENT, Rule.NOT_REACHED}
+    assert {rule for rule in Rule if not rule.ends} == goes_on
+    assert {rule for rule in Rule if rule.provides} == {
+        Rule.FIRST,
+        Rule.MERGES,
+        Rule.OPAQUE,
+        Rule.METACOPY,
+        Rule.DATA,
+    }
+    assert judge(Kind.OTHER, None) is Rule.FIRST
+
+
+def test_a_metacopy_finds_its_data_or_lacks_it() -> None:
+    assert resolve([Kind.METACOPY, Kind.ABSENT, Kind.METACOPY, Kind.FILE]).providers == (0, 2, 3)
+    for below in ([], [Kind.ABSENT], [Kind.WHITEOUT, Kind.FILE], [Kind.DIRECTORY], [Kind.OTHER], [Kind.METACOPY]):
+        assert resolve([Kind.METACOPY, *below]).lacks_data
+    assert not resolve([Kind.METACOPY, Kind.FILE]).lacks_data
+    assert not resolve([Kind.DIRECTORY, Kind.METACOPY]).lacks_data
 
 
 REG, DIR = stat.S_IFREG, stat.S_IFDIR

@@ -350,20 +350,6 @@ def test_xattr_whiteouts_are_read(tmp_path: Path, stack: Stack) -> None:
         assert not Paths(overlay).exists("dir/shared")
 
 
-def test_marks_that_are_not_supported_yet_give_no_wrong_answer(tmp_path: Path, stack: Stack) -> None:
-    layer = tmp_path / "x"
-    (layer / "moved").mkdir(parents=True)
-    os.setxattr(layer / "moved", stack.prefix + "redirect", b"dir")
-    (layer / "big").touch()
-    os.truncate(layer / "big", 1 << 20)
-    os.setxattr(layer / "big", stack.prefix + "metacopy", b"")
-    with Overlay([layer, stack.base]) as overlay:
-        for name in ("moved", "big"):
-            with fails(errno.EIO):
-                Paths(overlay).stat(name)
-        assert Paths(overlay).read_bytes("only") == b"base only"
-
-
 def test_without_an_upper_directory_nothing_can_be_changed(stack: Stack) -> None:
     with Overlay([stack.top, stack.base]) as overlay:
         files = Paths(overlay)
