@@ -7,11 +7,12 @@ at the place that names them.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 
 from .operations import OLD_S
+from .stacks import Shape
 from .steps import Name, Octal, Seen, Slot, Slots, Step
+from .trees import Entry, Snapshot
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Divergence:
     name: str
     handling: str
     reason: str
-    excuse: Callable[[Step, Seen, Seen], bool] | None = None
+    excuse: Callable[[Step, Seen, Seen, Shape], bool] | None = None
     settle: Callable[[Step], Step] | None = None
 
 
-def _late_copy_up(step: Step, kernel: Seen, ours: Seen) -> bool:
+def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.slot is not None and kernel.outcome == "EEXIST" and ours.outcome != "EEXIST"
 
 
@@ -34,35 +35,34 @@ def _let_go(step: Step) -> Step:
     return Step("let_go", (Slots(), step.slot.number))
 
 
-def _early_copy_up(step: Step, kernel: Seen, ours: Seen) -> bool:
+def _early_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     """Also where nothing is to be seen of it yet: the upper directories differ."""
     return step.verb in ("setxattr", "removexattr") and kernel.failed and kernel.outcome == ours.outcome
 
 
-def _same_size(step: Step, kernel: Seen, ours: Seen) -> bool:
+def _same_size(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     mtimes = tuple(item[-1] for item in (*kernel.attributes, *ours.attributes) if not isinstance(item, str))
     return step.verb == "truncate" and kernel.outcome == ours.outcome and len(set(mtimes)) > 1
 
 
-def _no_acl(step: Step, kernel: Seen, ours: Seen) -> bool:
+def _no_acl(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     removed = step.verb == "removexattr" or (step.verb == "setxattr" and step.arguments[2] == b"")
     acl = str(step.arguments[1]).startswith("system.posix_acl_") if removed else False
     return acl and kernel.outcome is None and ours.outcome == "ENODATA"
 
 
-def _unlinked(step: Step, kernel: Seen, ours: Seen) -> bool:
+def _time_of_data(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    told, mine = (re.sub(r"mtime (recent|\d+)", "mtime", repr(seen)) for seen in (kernel, ours))
+    return shape.metacopy and told == mine and kernel != ours and "mtime recent" in repr(kernel)
+
+
+def _unlinked(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen.outcome)) for seen in (kernel, ours))
     return step.slot is not None and told == mine and "nlink 0" in repr(ours.outcome)
 
 
-def _setuid_lost(step: Step, kernel: Seen, ours: Seen) -> bool:
-    return step.verb == "map_shared" and kernel.outcome == ours.outcome and _in_user_namespace()
-
-
-@cache
-def _in_user_namespace() -> bool:
-    with open("/proc/self/uid_map", "rb") as uid_map:
-        return uid_map.read().split() != [b"0", b"0", b"4294967295"]
+def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "map_shared" and kernel.outcome == ours.outcome and not shape.owners
 
 
 def _no_setuid(step: Step) -> Step:
@@ -71,8 +71,8 @@ def _no_setuid(step: Step) -> Step:
 
 def _copy_up(step: Step) -> Step:
     """A change of times copies up whatever can be, and leaves no difference in times."""
-    target = next(argument for argument in step.arguments if isinstance(argument, Name | Slot))
-    return Step("utime", (target, (OLD_S, 0), (OLD_S, 0)))
+    targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
+    return Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0)))
 
 
 DIVERGENCES: tuple[Divergence, ...] = (
@@ -107,6 +107,18 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "the daemon writes what was written to a mapping; there, it is not privileged to keep setuid",
         _setuid_lost,
         _no_setuid,
+    ),
+    Divergence(
+        "time of a metacopy's data",
+        "the times are set on both sides; in trees, a new time of the kernel's is let pass",
+        "the kernel moves mtime when it copies the data up, though nobody has written; ours keeps it",
+        _time_of_data,
+        _copy_up,
+    ),
+    Divergence(
+        "names of an indexed file",
+        "with index=on, of the uppers only what both have is compared, and no file with several names",
+        "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
     ),
     Divergence(
         "removing an ACL that is not there",
@@ -155,11 +167,34 @@ DIVERGENCES: tuple[Divergence, ...] = (
 )
 
 
-def excused(step: Step, kernel: Seen, ours: Seen) -> Divergence | None:
+def excused(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> Divergence | None:
     """The entry that explains what a step shows, if there is one."""
-    return next((item for item in DIVERGENCES if item.excuse and item.excuse(step, kernel, ours)), None)
+    return next((item for item in DIVERGENCES if item.excuse and item.excuse(step, kernel, ours, shape)), None)
 
 
-def keeps_origin(kind: str, prefix: str) -> bool:
-    """Whether an object of this type (see ``trees.Entry``) can have its origin noted under a prefix."""
-    return prefix != "user.overlay." or kind in ("file", "dir")
+def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tuple[Snapshot, Snapshot]:
+    """Two snapshots, of ``"merged"`` or ``"upper"``, without what is known to differ."""
+    if what == "merged" and shape.prefix == "user.overlay.":  # "links of what holds no user xattrs"
+        kernel, ours = _own_links(kernel), _own_links(ours)
+    if what == "upper" and shape.index:  # "names of an indexed file"
+        both = {
+            path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
+        }
+        kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
+    if shape.metacopy:  # "time of a metacopy's data"
+        moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
+        ours = {
+            path: replace(entry, mtime_ns="recent") if path in moved and entry.type == "file" else entry
+            for path, entry in ours.items()
+        }
+    return kernel, ours
+
+
+def _own_links(view: Snapshot) -> Snapshot:
+    return {
+        path: entry if entry.type in ("file", "dir") else replace(entry, links=()) for path, entry in view.items()
+    }
+
+
+def _indexed(entry: Entry) -> bool:
+    return any(name == b"overlay.nlink" for name, _ in entry.xattrs)

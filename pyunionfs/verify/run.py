@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .divergences import excused, keeps_origin
+from .divergences import comparable, excused
 from .pair import Pair
 from .steps import Slot, Step
-from .trees import Dir, Snapshot, diff
+from .trees import Dir, diff
 
 REMOUNT = Step("remount", ())
 ROTATE = Step("rotate", ())
@@ -51,7 +51,7 @@ class Run:
             step = replace(step, user=self._openers.get(step.slot.number, 0))
         one, two = (side.perform(step) for side in self._sides)
         self.steps.append((step, one.outcome))
-        if known := excused(step, one, two):
+        if known := excused(step, one, two, self._pair.shape):
             if known.settle is not None:
                 self.perform(known.settle(step), settling=True)
             return
@@ -82,19 +82,10 @@ class Run:
             self.difference = f"the trees cannot be read: {error}"
             raise Diverged(self.difference) from error
         for what, (one, two) in views.items():
-            if what == "merged":
-                one, two = self._known_links(one), self._known_links(two)
-            if difference := diff(one, two, names=self._names):
+            known = comparable(what, one, two, self._pair.shape)
+            if difference := diff(*known, names=self._names):
                 self.difference = f"{what} trees differ:\n{difference}"
                 raise Diverged(self.difference)
-
-    def _known_links(self, view: Snapshot) -> Snapshot:
-        """See the divergence "links of what holds no user xattrs"."""
-        prefix = self._pair.shape.prefix
-        return {
-            path: entry if keeps_origin(entry.type, prefix) else replace(entry, links=())
-            for path, entry in view.items()
-        }
 
     def _fail(self, what: str, one: Any, two: Any) -> None:
         names = self._names

@@ -57,6 +57,7 @@ class Shape:
     prefix: str
     redirects: bool = False
     metacopy: bool = False
+    index: bool = False
     acls: bool = True
     owners: bool = True  # files may be given to others, and operations be done by them
     devices: bool = True

@@ -35,9 +35,7 @@ class OpenFlags(int):
             if rest & bit == bit:
                 names.append(f"os.{name}")
                 rest &= ~bit
-        if not rest & os.O_ACCMODE:
-            names.append("os.O_RDONLY")
-        return " | ".join(names)
+        return " | ".join(names) or "os.O_RDONLY"
 
 
 # O_SYNC contains O_DSYNC and goes first.
