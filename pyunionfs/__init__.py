@@ -17,8 +17,7 @@ Where to read what, beside the kernel's own file (fs/overlayfs):
 
 ==============================  ====================  ======================================================
 module                          kernel                answers
-==============================  ====================  ======================================================
-:mod:`.vfs`                     include/linux/fs.h    what a filesystem is to whoever serves it
+==============================  ====================  ===============================================:mod:`.vfs`                     include/linux/fs.h    what a filesystem is to whoever serves it
 :mod:`.overlay.marks`           overlayfs.h           how "deleted" and "opaque" look on disk
 :mod:`.overlay.merge`           namei.c, readdir.c    what stacked findings mean: the rules, without I/O
 :mod:`.overlay.lookup`          namei.c               which object a name leads to
@@ -37,6 +36,7 @@ module                          kernel                answers
 :mod:`.image`                   -                     image archives: read, verify, unpack, store
 :mod:`.views`                   -                     explain, diff: what a union shows and why
 :mod:`.check`                   -                     fsck for upper directories: find damage, repair it
+:mod:`.verify`                  fs/overlayfs          the same as the kernel? random operations on both
 :mod:`.daemon`                  -                     overlay + transport + process = a mount
 :mod:`.cli`                     mount(8)              the command line
 ==============================  ====================  ======================================================

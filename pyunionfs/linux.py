@@ -24,14 +24,23 @@ FS_IOC_GETFSUUID = 0x80111500
 
 # fcntl.h, linux/fcntl.h
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
 
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_BENEATH = 0x08
 
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+
 # linux/mount.h
+MS_NODEV = 4
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MNT_DETACH = 2
@@ -48,6 +57,8 @@ _OPEN_HOW = struct.Struct("=QQQ")
 _MOUNT_ATTR = struct.Struct("=QQQQ")
 _FILE_HANDLE = struct.Struct("=Ii")
 _MAX_HANDLE_SZ = 128
+_TIMESPECS = struct.Struct("=qqqq")
+_DIRENT = struct.Struct("=QqHB")
 
 
 def _check(result: int, *paths: bytes) -> int:
@@ -110,6 +121,39 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes) 
 def umount2(target: bytes, flags: int) -> None:
     """See umount2(2)."""
     _check(_libc.umount2(ctypes.c_char_p(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces that are shared with the parent: see unshare(2)."""
+    _check(_libc.unshare(flags))
+
+
+def utimensat(path: bytes, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """Set times given as (seconds, nanoseconds) without following a symlink; UTIME_NOW and UTIME_OMIT are
+    nanoseconds: see utimensat(2). ``os.utime`` does not know these."""
+    times = _TIMESPECS.pack(*atime, *mtime)
+    _check(_libc.utimensat(AT_FDCWD, ctypes.c_char_p(path), times, AT_SYMLINK_NOFOLLOW), path)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Allocate, punch or zero a range: see fallocate(2)."""
+    _check(_libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+
+
+def getdents(fd: int, size: int) -> list[tuple[bytes, int, int, int]]:
+    """``(name, d_ino, d_off, d_type)`` of the next entries that fit into ``size`` bytes: see getdents64(2).
+
+    Empty at the end. A ``d_off`` is where ``os.lseek`` continues after that entry, as telldir(3) does.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    filled = _check(_libc.getdents64(fd, buffer, ctypes.c_size_t(size)))
+    entries, at = [], 0
+    while at < filled:
+        ino, off, length, kind = _DIRENT.unpack_from(buffer, at)
+        name = buffer.raw[at + _DIRENT.size : at + length].split(b"\0", 1)[0]
+        entries.append((name, ino, off, kind))
+        at += length
+    return entries
 
 
 def name_to_handle_at(dir_fd: int, path: bytes, flags: int = 0) -> tuple[int, bytes]:

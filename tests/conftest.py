@@ -154,13 +154,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the posix suite on this filesystem only (may be given several times)",
     )
     parser.addoption(
-        "--examples",
-        type=int,
-        default=200,
-        metavar="N",
-        help="how many random runs the differential test makes (default: %(default)s)",
-    )
-    parser.addoption(
         "--long",
         action="store_true",
         help="run the long profile: more cases, rounds and examples (an hour rather than minutes)",

@@ -19,6 +19,7 @@ _COMMANDS = {
     "diff": ("views", "diff"),
     "check": ("check", "check"),
     "image": ("image", "image"),
+    "verify": ("verify", "verify"),
 }
 
 

@@ -1,62 +1,69 @@
-"""Random operations on the kernel's overlay and on ours: the same outcome at each step, the same trees."""
+"""Random operations on the kernel's overlay and on ours: the same outcome at each step, the same trees.
 
-import shutil
-from collections.abc import Callable, Iterator
+The machine is ``pyunionfs verify``'s. Here it makes the same runs each time, of each set of mount options.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import mounts
 import pytest
-import stacks
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-from machine import Machine, Pair
 
-OPTIONS = mounts.OPTION_SETS
+from pyunionfs.verify import runner
+from pyunionfs.verify.mounting import OPTION_SETS
+from pyunionfs.verify.script import script
 
-
-@pytest.fixture(scope="module", params=OPTIONS)
-def stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, requires: Callable[..., None]
-) -> Iterator[tuple[Path, mounts.Options]]:
-    """The lower layers, built once for many examples."""
-    requires("kernel_overlay_userxattr" if request.param == "userxattr" else "kernel_overlay", "other_users")
-    root = tmp_path_factory.mktemp(f"differential-{request.param}")
-    lowers = tuple(root / f"lower{number}" for number in range(stacks.LAYERS))
-    stacks.build_all(lowers, "user.overlay." if request.param == "userxattr" else "trusted.overlay.")
-    yield root, OPTIONS[request.param]
-    shutil.rmtree(root)
+OPS = 1000  # for each set of options
+LONG_OPS = 20_000
+PLAIN_OPS = 3000
+SELF_OPS = 400
 
 
-def run(stack: tuple[Path, mounts.Options], sides: dict[str, mounts.Mounter], examples: int) -> None:
-    root, options = stack
-    lowers = tuple(root / f"lower{number}" for number in range(stacks.LAYERS))
-    pair = Pair(root, lowers, sides, options)
-    machine = type("DifferentialMachine", (Machine,), {"pair": pair})
-    try:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=30,
-                deadline=None,
-                database=None,
-                derandomize=examples <= 200,  # CI sees the same runs each time; --examples 1000 explores
-                phases=[Phase.generate, Phase.shrink],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        pair.close()
+def run(options_set: str, root: Path, ops: int, sides: object = runner.KERNEL_AND_OURS) -> None:
+    options = OPTION_SETS[options_set]
+    report = runner.verify(options, ops=ops, seed=1, root=root, sides=sides)
+    assert report.steps >= ops or report.finding
+    if report.finding is not None:
+        pytest.fail(report.finding.difference + "\n" + script(report.finding, options, "tests/differential"))
 
 
-@pytest.mark.timeout(1200, method="signal")
+@pytest.mark.timeout(1800, method="signal")
+@pytest.mark.parametrize("options_set", OPTION_SETS)
 def test_ours_behaves_as_the_kernels(
-    stack: tuple[Path, mounts.Options], request: pytest.FixtureRequest, requires: Callable[..., None]
+    options_set: str, tmp_path: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
 ) -> None:
-    requires("pyunionfs")
-    run(stack, {"kernel": mounts.kernel, "ours": mounts.pyfuse3}, request.config.getoption("--examples"))
+    requires("pyunionfs", "kernel_overlay", "other_users")
+    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_AND_OURS, tmp_path):
+        pytest.skip(why)
+    ops = PLAIN_OPS if options_set in ("plain", "userxattr") else OPS
+    run(options_set, tmp_path, LONG_OPS if request.config.getoption("--long") else ops)
 
 
-def test_the_kernels_behaves_as_itself(stack: tuple[Path, mounts.Options]) -> None:
+@pytest.mark.timeout(600, method="signal")
+@pytest.mark.parametrize("options_set", OPTION_SETS)
+def test_the_kernels_behaves_as_itself(
+    options_set: str, tmp_path: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
+) -> None:
     """The test's own test: nothing that it compares may differ between two runs of one implementation."""
-    run(stack, {"kernel": mounts.kernel, "again": mounts.kernel}, 40)
+    requires("kernel_overlay", "other_users")
+    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_TWICE, tmp_path):
+        pytest.skip(why)
+    run(options_set, tmp_path, LONG_OPS if request.config.getoption("--long") else SELF_OPS, runner.KERNEL_TWICE)
+
+
+@pytest.mark.timeout(900, method="signal")
+def test_in_a_user_namespace(tmp_path: Path, request: pytest.FixtureRequest, requires: Callable[..., None]) -> None:
+    requires("pyunionfs", "user_namespaces", "kernel_overlay_userxattr")
+    ops = LONG_OPS if request.config.getoption("--long") else OPS
+    command = [sys.executable, "-m", "pyunionfs", "verify", "--options-set", "userxattr", "--seed", "1"]
+    done = subprocess.run(
+        ["unshare", "-Urm", *command, "--ops", str(ops), "--in", os.fspath(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no difference" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -4,35 +4,20 @@
 """
 
 import contextlib
-import errno
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import syscalls
+from pyunionfs.verify.mounting import PLAIN, USERXATTR, Layers, Mounter, Options, kernel, unmount
+from pyunionfs.verify.mounting import pyunionfs as pyfuse3
 
-Options = Mapping[str, str | bool]
-
-# The kernel's defaults differ from machine to machine, so each option is said. redirect_dir=off means
-# "follow" where the module parameter redirect_always_follow is set, which userxattr does not allow.
-PLAIN: Options = {
-    "index": "off",
-    "metacopy": "off",
-    "redirect_dir": "off",
-    "xino": "off",
-    "nfs_export": "off",
-    "uuid": "auto",
-}
-USERXATTR: Options = {**PLAIN, "redirect_dir": "nofollow", "userxattr": True}
 REDIRECT: Options = {**PLAIN, "redirect_dir": "on"}
 METACOPY: Options = {**REDIRECT, "metacopy": "on"}
 INDEX: Options = {**PLAIN, "index": "on"}
 ALL: Options = {**METACOPY, "index": "on", "xino": "on"}
-OPTION_SETS: dict[str, Options] = {
+OPTION_SETS: Mapping[str, Options] = {
     "trusted": PLAIN,
     "userxattr": USERXATTR,
     "redirect": REDIRECT,
@@ -41,29 +26,7 @@ OPTION_SETS: dict[str, Options] = {
     "all": ALL,
 }
 
-
-@dataclass(frozen=True)
-class Layers:
-    """The directories of one union: lowers from top to bottom, upper, work, and where to mount it."""
-
-    lower: tuple[Path, ...]
-    upper: Path
-    work: Path
-    merged: Path
-
-    @classmethod
-    def create(cls, root: Path, *, lowers: int = 1) -> "Layers":
-        """Make empty directories below ``root``; those that exist are taken as they are."""
-        lower = tuple(root / f"lower{number}" for number in range(lowers))
-        layers = cls(lower, root / "upper", root / "work", root / "merged")
-        for path in (*lower, layers.upper, layers.work, layers.merged):
-            path.mkdir(parents=True, exist_ok=True)
-        return layers
-
-    def with_upper(self, root: Path) -> "Layers":
-        """The same lowers under another upper, workdir and mount point below ``root``."""
-        other = Layers.create(root, lowers=0)
-        return Layers(self.lower, other.upper, other.work, other.merged)
+__all__ = ["PLAIN", "USERXATTR", "Layers", "Mounter", "Options", "kernel", "pyfuse3", "unmount"]
 
 
 @contextmanager
@@ -73,52 +36,7 @@ def native(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
     yield layers.upper
 
 
-@contextmanager
-def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False) -> Iterator[Path]:
-    """The kernel's overlayfs."""
-    data = [] if "lowerdir" in options else ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
-    if not read_only:
-        data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
-    data += [key if value is True else f"{key}={value}" for key, value in options.items()]
-    syscalls.mount("overlay", layers.merged, "overlay", ",".join(data))
-    try:
-        yield layers.merged
-    finally:
-        unmount(layers.merged)
-
-
-@contextmanager
-def pyfuse3(
-    layers: Layers, options: Options = PLAIN, *, read_only: bool = False, data: Sequence[Path] = ()
-) -> Iterator[Path]:
-    """pyunionfs, served by pyfuse3."""
-    import pyunionfs
-
-    writable = {} if read_only else {"upper": layers.upper, "work": layers.work}
-    directories = {"lower": layers.lower, "data": data, "mountpoint": layers.merged, **writable}
-    with pyunionfs.mounted(**directories, options=options) as path:
-        yield Path(path)
-
-
-Mounter = Callable[..., AbstractContextManager[Path]]
-MOUNTERS: dict[str, Mounter] = {"native": native, "kernel": kernel, "pyfuse3": pyfuse3}
-
-
-def unmount(target: Path) -> None:
-    """Unmount, waiting out short-lived users; detach as the last resort, so that nothing stays behind."""
-    for attempt in range(40):
-        try:
-            syscalls.umount(target)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # no mount point any more
-                return
-            if error.errno != errno.EBUSY:
-                raise
-            time.sleep(0.01 * attempt)
-        else:
-            return
-    syscalls.umount(target, syscalls.MNT_DETACH)
-    raise OSError(errno.EBUSY, f"somebody still uses {target}; it was detached")
+MOUNTERS: Mapping[str, Mounter] = {"native": native, "kernel": kernel, "pyfuse3": pyfuse3}
 
 
 def daemon_of(path: Path) -> int:

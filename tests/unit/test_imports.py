@@ -23,8 +23,10 @@ ALLOWED: dict[str, set[str]] = {
     "transport.libfuse": {"transport", "vfs", "linux", "pyfuse3", "trio"},
     "views": {"views", "overlay", "image"},
     "check": {"check", "overlay", "linux", "vfs", "events"},
+    "verify": {"verify", "linux", "daemon", "hypothesis"},
     "daemon": {"overlay", "transport", "events"},
     "cli": {"cli", "daemon", "overlay", "image", "transport", "views", "check", "events", "click", "rich"},
+    "cli.verify": {"cli", "verify", "linux", "click", "rich", "hypothesis"},
     "__init__": {"daemon", "overlay", "paths"},
     "__main__": {"cli"},
 }

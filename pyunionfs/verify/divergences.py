@@ -1,0 +1,200 @@
+"""What the machine lets pass: every known difference between the two sides, each with its reason.
+
+A difference that is not in this table is a divergence. What a step shows may be excused (``excuse``), and then both
+sides are brought to the same state again (``settle``). The other entries are left out of what is compared or done,
+at the place that names them.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .operations import OLD_S
+from .stacks import Shape
+from .steps import Name, Octal, Seen, Slot, Slots, Step
+from .trees import Entry, Snapshot
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One known difference: what it is called, what the machine does about it, and why it is let pass."""
+
+    name: str
+    handling: str
+    reason: str
+    excuse: Callable[[Step, Seen, Seen, Shape], bool] | None = None
+    settle: Callable[[Step], Step] | None = None
+
+
+def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.slot is not None and kernel.outcome == "EEXIST" and ours.outcome != "EEXIST"
+
+
+def _let_go(step: Step) -> Step:
+    assert step.slot is not None
+    return Step("let_go", (Slots(), step.slot.number))
+
+
+def _early_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    """Also where nothing is to be seen of it yet: the upper directories differ."""
+    return step.verb in ("setxattr", "removexattr") and kernel.failed and kernel.outcome == ours.outcome
+
+
+def _same_size(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    mtimes = tuple(item[-1] for item in (*kernel.attributes, *ours.attributes) if not isinstance(item, str))
+    return step.verb == "truncate" and kernel.outcome == ours.outcome and len(set(mtimes)) > 1
+
+
+def _no_acl(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    removed = step.verb == "removexattr" or (step.verb == "setxattr" and step.arguments[2] == b"")
+    acl = str(step.arguments[1]).startswith("system.posix_acl_") if removed else False
+    return acl and kernel.outcome is None and ours.outcome == "ENODATA"
+
+
+def _time_of_data(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    told, mine = (re.sub(r"mtime (recent|\d+)", "mtime", repr(seen)) for seen in (kernel, ours))
+    return shape.metacopy and told == mine and kernel != ours and "mtime recent" in repr(kernel)
+
+
+def _unlinked(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen.outcome)) for seen in (kernel, ours))
+    return step.slot is not None and told == mine and "nlink 0" in repr(ours.outcome)
+
+
+def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "map_shared" and kernel.outcome == ours.outcome and not shape.owners
+
+
+def _no_setuid(step: Step) -> Step:
+    return Step("chmod", (step.names[0], Octal(0o755)))
+
+
+def _copy_up(step: Step) -> Step:
+    """A change of times copies up whatever can be, and leaves no difference in times."""
+    targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
+    return Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0)))
+
+
+DIVERGENCES: tuple[Divergence, ...] = (
+    Divergence(
+        "unlinked before its copy-up",
+        "the open file is closed on both sides",
+        "the kernel cannot copy up what has no name any more (EEXIST); we can",
+        _late_copy_up,
+        _let_go,
+    ),
+    Divergence(
+        "listed whiteouts",
+        "names that are listed but do not exist are left out",
+        "the kernel lists the whiteouts of a directory that is merged with no other",
+    ),
+    Divergence(
+        "early copy-up",
+        "after a setxattr or removexattr that failed, both sides are made to copy up",
+        "the kernel copies up before it sees that it cannot; we do not",
+        _early_copy_up,
+        _copy_up,
+    ),
+    Divergence(
+        "links of an unlinked file",
+        "the link count of an open file is not compared where ours is 0",
+        "in the kernel, a file that was removed or replaced while open may keep its count; in ours it has no links",
+        _unlinked,
+    ),
+    Divergence(
+        "setuid and mappings in a user namespace",
+        "the mode is set on both sides",
+        "the daemon writes what was written to a mapping; there, it is not privileged to keep setuid",
+        _setuid_lost,
+        _no_setuid,
+    ),
+    Divergence(
+        "time of a metacopy's data",
+        "the times are set on both sides; in trees, a new time of the kernel's is let pass",
+        "the kernel moves mtime when it copies the data up, though nobody has written; ours keeps it",
+        _time_of_data,
+        _copy_up,
+    ),
+    Divergence(
+        "names of an indexed file",
+        "with index=on, of the uppers only what both have is compared, and no file with several names",
+        "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
+    ),
+    Divergence(
+        "removing an ACL that is not there",
+        "both sides are made to copy up",
+        "the kernel says that it is removed; ours still says ENODATA",
+        _no_acl,
+        _copy_up,
+    ),
+    Divergence(
+        "truncation to the same size",
+        "the times are set on both sides",
+        "tmpfs keeps the time for truncate(2) and moves it for ftruncate(2), which is what we call",
+        _same_size,
+        _copy_up,
+    ),
+    Divergence(
+        "links of what holds no user xattrs",
+        "with userxattr, links of symlinks and special files are not compared",
+        "the kernel cannot note their origin, and shows two names under two inode numbers; ours are one",
+    ),
+    Divergence(
+        "writer",
+        "a write to an open file is done by the user who opened it",
+        "a FUSE write does not say who writes, so ours clears setuid by who has opened the file",
+    ),
+    Divergence(
+        "lacking operations",
+        "probed at the start; what either side does not have is left out, and said",
+        "pyfuse3 has no handler for fallocate, O_TMPFILE and lseek(SEEK_DATA, SEEK_HOLE)",
+    ),
+    Divergence(
+        "mapping of a held file",
+        "only files opened for it are mapped",
+        "a mapping made by the kernel before a copy-up keeps to the lower file; ours sees later writes",
+    ),
+    Divergence(
+        "free choices",
+        "not compared: new times, inode numbers, sizes of directories, atime, the order of listings",
+        "two correct filesystems may choose them freely (that numbers stay what they are is compared)",
+    ),
+    Divergence(
+        "own marks",
+        "of the xattrs origin, nlink and upper only the presence is compared, uuid not at all",
+        "they hold handles of files and counts of one upper directory",
+    ),
+)
+
+
+def excused(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> Divergence | None:
+    """The entry that explains what a step shows, if there is one."""
+    return next((item for item in DIVERGENCES if item.excuse and item.excuse(step, kernel, ours, shape)), None)
+
+
+def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tuple[Snapshot, Snapshot]:
+    """Two snapshots, of ``"merged"`` or ``"upper"``, without what is known to differ."""
+    if what == "merged" and shape.prefix == "user.overlay.":  # "links of what holds no user xattrs"
+        kernel, ours = _own_links(kernel), _own_links(ours)
+    if what == "upper" and shape.index:  # "names of an indexed file"
+        both = {
+            path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
+        }
+        kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
+    if shape.metacopy:  # "time of a metacopy's data"
+        moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
+        ours = {
+            path: replace(entry, mtime_ns="recent") if path in moved and entry.type == "file" else entry
+            for path, entry in ours.items()
+        }
+    return kernel, ours
+
+
+def _own_links(view: Snapshot) -> Snapshot:
+    return {
+        path: entry if entry.type in ("file", "dir") else replace(entry, links=()) for path, entry in view.items()
+    }
+
+
+def _indexed(entry: Entry) -> bool:
+    return any(name == b"overlay.nlink" for name, _ in entry.xattrs)
