@@ -17,7 +17,8 @@ Where to read what, beside the kernel's own file (fs/overlayfs):
 
 ==============================  ====================  ======================================================
 module                          kernel                answers
-==============================  ====================  ===============================================:mod:`.vfs`                     include/linux/fs.h    what a filesystem is to whoever serves it
+==============================  ====================  ======================================================
+:mod:`.vfs`                     include/linux/fs.h    what a filesystem is to whoever serves it
 :mod:`.overlay.marks`           overlayfs.h           how "deleted" and "opaque" look on disk
 :mod:`.overlay.merge`           namei.c, readdir.c    what stacked findings mean: the rules, without I/O
 :mod:`.overlay.lookup`          namei.c               which object a name leads to

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from ..overlay import marks
 from ..overlay.layer import Backing
+from ..overlay.workdir import remove_tree
 from . import findings as problems
-from .below import look
 from .findings import Report
 from .walk import say
 
@@ -31,33 +31,9 @@ def repair(report: Report, namespace: marks.Namespace) -> None:
             report.notes.append(f"{finding.shown_path} could not be repaired: {say(error)}")
 
 
-def remove_tree(top: Backing) -> None:
-    """Remove an object and all that is in it, however deep; mode bits of directories of ours do not stop it."""
-    stack = [top]
-    while stack:
-        node = stack[-1]
-        dir_fd, name = node.at()
-        st = look(node)
-        if st is None:
-            stack.pop()
-            continue
-        if not stat.S_ISDIR(st.st_mode):
-            os.unlink(name, dir_fd=dir_fd)
-            stack.pop()
-            continue
-        if st.st_mode & 0o700 != 0o700 and st.st_uid == os.geteuid():
-            node.chmod(0o700)
-        inside = [node.child(entry.name) for entry in node.scan()]
-        stack += inside
-        if not inside:
-            dir_fd, name = node.at()
-            node.drop()
-            os.rmdir(name, dir_fd=dir_fd)
-            stack.pop()
-
-
 def _remove_leftover(target: Backing, namespace: marks.Namespace) -> None:
-    remove_tree(target)
+    assert target.parent is not None
+    remove_tree(target.parent, target.name)
 
 
 def _remove_whiteout(target: Backing, namespace: marks.Namespace) -> None:

@@ -1,7 +1,6 @@
 """``check``: a fsck for upper directories."""
 
 import json
-import os
 import re
 import sys
 from itertools import groupby
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import daemon
+from .text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,8 +103,8 @@ def _print(report: "Report", upper: str, limit: int | None) -> None:
     for problem, group in groupby(found, key=lambda item: item.problem):
         _print_group(console, problem, list(group), limit)
     for note in report.notes:
-        click.echo(f"note: {_printable(note)}", err=True)
-    console.print(f"{_printable(upper)}: {_summary(report)}", markup=False)
+        click.echo(f"note: {printable(note)}", err=True)
+    console.print(f"{printable(upper)}: {_summary(report)}", markup=False)
 
 
 def _print_group(console: "Console", problem: "Problem", items: "list[Finding]", limit: int | None) -> None:
@@ -113,10 +113,10 @@ def _print_group(console: "Console", problem: "Problem", items: "list[Finding]",
     severity = problem.severity.value
     console.print(Text.assemble((f"{severity}: ", _COLOURS[severity]), (problem.heading, "bold"), f" [{problem}]"))
     shown = items[:limit]
-    paths = [_printable(item.shown_path) for item in shown]
+    paths = [printable(item.shown_path) for item in shown]
     width = min(max(map(len, paths)), 40)
     for path, item in zip(paths, shown, strict=True):
-        line = Text(f"  {path:<{width}}  {_printable(item.message)}")
+        line = Text(f"  {path:<{width}}  {printable(item.message)}")
         if item.repaired:
             line.append("  repaired", "green")
         elif item.repair:
@@ -140,11 +140,3 @@ def _summary(report: "Report") -> str:
 
 def _number(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def _printable(text: str) -> str:
-    """Names are untrusted input, to a terminal as well."""
-    return "".join(
-        char if char.isprintable() else os.fsencode(char).decode("latin-1").encode("unicode_escape").decode()
-        for char in text
-    )

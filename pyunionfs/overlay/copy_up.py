@@ -41,7 +41,7 @@ def copy_up(sb: Superblock, inode: Inode, *, data: bool = True, size: int | None
             if inode.upper is None:
                 _copy_up_regular(sb, inode, size, data=data or not sb.params.metacopy)
             if data and inode.metacopy:
-                _copy_up_data(sb, inode, size)
+                _copy_up_data(sb, inode)
         return
     with sb.lock:
         if inode.upper is None:
@@ -104,8 +104,12 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
             os.close(source_fd)
 
 
-def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
-    """Complete a metacopy in place (ovl_copy_up_meta_inode_data): it is one until its mark is removed."""
+def _copy_up_data(sb: Superblock, inode: Inode) -> None:
+    """Complete a metacopy in place (ovl_copy_up_meta_inode_data): it is one until its mark is removed.
+
+    All of the data is copied, also if the file is about to be shortened: or a crash in between would show
+    something that it never was.
+    """
     upper = inode.upper
     assert upper is not None
     with sb.lock:
@@ -119,16 +123,15 @@ def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
             os.close(source_fd)
             raise
     try:
-        length = st.st_size if size is None else min(size, st.st_size)
-        copied = min(length, os.fstat(source_fd).st_size)
+        copied = min(st.st_size, os.fstat(source_fd).st_size)
         copy_data(source_fd, fd, copied)
-        os.ftruncate(fd, length)
+        if os.fstat(fd).st_size != st.st_size:
+            os.ftruncate(fd, st.st_size)
         if capability is not None:  # which writing has cleared
             os.setxattr(fd, "security.capability", capability)
         if os.fstat(fd).st_mode != st.st_mode:
             os.fchmod(fd, stat.S_IMODE(st.st_mode))
-        if length == st.st_size:
-            os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
+        os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
         if not sb.params.volatile:
             os.fsync(fd)
         with sb.lock:

@@ -170,7 +170,7 @@ def open_lower(sb: "Superblock", inode: Inode) -> int:
 
 def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes; fewer only at the end of the file."""
-    if inode.metacopy:  # its data may be longer: a crash came between shortening and completing it
+    if inode.metacopy:  # the data below may be longer, in layers made by hand
         with sb.lock:
             size = min(size, max(inode.real.stat().st_size - offset, 0))
     with sb.files.use(inode, write=False) as fd:

@@ -137,7 +137,7 @@ class Overlay:
 
     def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
         inode = self.sb.table[ino]
-        copy_up(self.sb, inode, data=changes.size is not None, size=changes.size)
+        copy_up(self.sb, inode, data=changes.size is not None)
         with self.sb.lock:
             attr.setattr(self.sb, inode, changes, caller)
             return attr.getattr(self.sb, inode)

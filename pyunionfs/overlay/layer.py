@@ -14,6 +14,7 @@ All methods that take descriptors from the LRU run under the superblock's namesp
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 
 from .. import linux
@@ -83,8 +84,7 @@ class Layer:
                 raise
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             return cls(path, fd, fds, cloned=False, writable=writable)
-        if not writable:
-            _protect(fd)
+        _protect(fd, writable=writable)
         return cls(path, fd, fds, cloned=True, writable=writable)
 
     def close(self) -> None:
@@ -140,11 +140,19 @@ class Layer:
             os.close(fd)
 
 
-def _protect(clone: int) -> None:
-    """Have nothing change a lower layer, not even its atimes, as the kernel does (ovl_get_layers)."""
+def _stale(name: bytes) -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+
+
+def _protect(clone: int, *, writable: bool) -> None:
+    """Have nothing change a lower layer, not even its atimes, as the kernel does (ovl_get_layers); and open no
+    device of any layer: the kernel does that for those who open it in the union."""
+    lower = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOATIME
     try:
         linux.mount_setattr(
-            clone, set_=linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOATIME, clear=linux.MOUNT_ATTR__ATIME
+            clone,
+            set_=linux.MOUNT_ATTR_NODEV | (0 if writable else lower),
+            clear=0 if writable else linux.MOUNT_ATTR__ATIME,
         )
     except OSError as error:
         # Linux 5.11 and older cannot; a user namespace may not where the mount's flags are locked.
@@ -236,11 +244,25 @@ class Backing:
         return b"/proc/self/fd/%d" % self.fd
 
     def open(self, flags: int) -> int:
-        """Open a regular file for I/O, or a directory with O_DIRECTORY. The caller closes it."""
+        """Open a regular file for I/O, or a directory with O_DIRECTORY. The caller closes it.
+
+        Raises ESTALE if something else has taken its place behind our back: opening a fifo would wait for its
+        other end (O_NONBLOCK), and devices are not opened by their layers' mounts (:func:`_protect`).
+        """
         if self._is_pinned():
             return os.open(self._pinned_path(), flags | os.O_CLOEXEC)
         fd, name = self.at()
-        return os.open(name, flags | _NOFOLLOW, dir_fd=fd)
+        try:
+            opened = os.open(name, flags | _NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ELOOP, errno.ENODEV):
+                raise _stale(name) from None
+            raise
+        kind = stat.S_IFMT(os.fstat(opened).st_mode)
+        if kind != (stat.S_IFDIR if flags & os.O_DIRECTORY else stat.S_IFREG):
+            os.close(opened)
+            raise _stale(name)
+        return opened
 
     def pin(self) -> None:
         """Hold the object by a descriptor, because its name is about to go away."""

@@ -216,6 +216,8 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
     if known is not None:
         return known, None
     check_name(name)
+    if len(name) > sb.name_max:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     if parent.unlinked:
         return None
     search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts)

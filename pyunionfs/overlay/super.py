@@ -54,6 +54,7 @@ class Superblock:
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
         self.index: Index | None = None
+        self.name_max = 255
         self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
         self._held: list[int] = []  # descriptors that hold locks and mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
@@ -167,6 +168,7 @@ class Superblock:
             layer.fsid = devices.setdefault(layer.dev, len(devices))
             if self.params.uuid == "off":
                 layer.forget_uuid()
+        self.name_max = max(os.fstatvfs(layer.root.fd).f_namemax for layer in self.layers)
 
 
 def default_work(upper: bytes) -> bytes:

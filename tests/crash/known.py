@@ -30,14 +30,6 @@ SUID_FIRST = Known(
     "the setuid bits go before the data does (file_remove_privs)",
     {"write to a setuid file": ("pwrite *",), "truncate a setuid file": ("ftruncate*",)},
 )
-SHORT_METACOPY = Known(  # the kernel copies all of the data, and shortens then (ovl_copy_up_meta_inode_data)
-    "a metacopy that is to be shortened is shortened while it is one: the kernel reads on below",
-    {
-        "truncate a file whose metadata was copied up": ("fsync*", "ftruncate, #2", "removexattr *"),
-        "empty a file whose metadata was copied up": ("fsync*", "removexattr *"),
-    },
-    only="metacopy",
-)
 
 
 def known(table: Iterable[Known], case: Case, options: Options, points: Iterable[str]) -> dict[str, str]:

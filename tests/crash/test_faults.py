@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cases import Case
 from faults import Faults
-from known import BROKEN_LINK, SHORT_METACOPY, SUID_FIRST, Known, known
+from known import BROKEN_LINK, SUID_FIRST, Known, known
 from option_sets import OptionSet
 from rehearsal import Rehearsal
 
@@ -35,21 +35,7 @@ ACCEPTED = (
     ),
 )
 # What is still to be mended. When it is, the test says so.
-BUGS = (
-    SHORT_METACOPY,
-    Known(
-        "a file that is to be shortened is copied up short",
-        {"truncate a lower file": ("ftruncate*",)},
-    ),
-    Known(
-        "the same of a metacopy",
-        {
-            "truncate a file whose metadata was copied up": ("ftruncate, #3",),
-            "empty a file whose metadata was copied up": ("ftruncate, #2",),
-        },
-        only="metacopy",
-    ),
-)
+BUGS: tuple[Known, ...] = ()
 
 
 @pytest.mark.usefixtures("needed")

@@ -15,9 +15,6 @@ from mutations import archive_of, mutated
 from targets import LAYER, MIB, TARGETS, Target
 
 CORPUS = Path(__file__).parent / "corpus"
-KNOWN = {
-    "image_name/a-default-registry-twice": "its short form has itself a shorter form, and so finds another image",
-}
 MEMORY = 512 * MIB  # beyond what the process has
 
 
@@ -67,8 +64,6 @@ def test_archives_whose_digests_are_right(fuzz: Callable[[Target, st.SearchStrat
 
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(CORPUS)) for path in CORPUS.glob("*/*")))
 def test_the_corpus(name: str, request: pytest.FixtureRequest) -> None:
-    if name in KNOWN:
-        request.applymarker(pytest.mark.xfail(reason=KNOWN[name], strict=True))
     with bounded_memory():
         TARGETS[name.partition("/")[0]].check((CORPUS / name).read_bytes())
 

@@ -88,7 +88,6 @@ def test_each_call_gives_what_the_kernel_gives(
     assert not diff(*uppers, names=("kernel", "ours"))
 
 
-@pytest.mark.xfail(reason="it is escaped like any name with something after the prefix", strict=True)
 def test_the_bare_prefix_is_no_name(tmp_path: Path, our_mount: Mounter, mode: str) -> None:
     """EINVAL, as the kernel's handlers of a prefix say (xattr_resolve_name)."""
     layers = prepare(tmp_path)

@@ -127,7 +127,6 @@ def test_a_mount_shows_nothing_from_behind_a_symlink_that_was_a_directory(
         assert (merged / "stays").read_text() == "there"
 
 
-@pytest.mark.xfail(reason="a backing file is opened without O_NONBLOCK, under the lock of all names")
 def test_a_file_that_became_a_fifo_makes_nobody_else_wait(layers: Layers, our_mount: Mounter) -> None:
     """Who waits in a request cannot be killed: first a writer of the fifo lets go the daemon, until the unmount."""
     fifo = layers.lower[0] / "file"
@@ -154,7 +153,6 @@ def reading(path: Path) -> Iterator[subprocess.Popen[bytes]]:
             reader.kill()
 
 
-@pytest.mark.xfail(reason="what is opened is not looked at: it was a regular file when it was looked up")
 def test_a_file_that_became_a_device_is_not_opened(
     layers: Layers, our_mount: Mounter, requires: Callable[..., None]
 ) -> None:
