@@ -20,6 +20,7 @@ from .inode import Inode
 from .layer import Backing
 from .lookup import peek
 from .merge import Kind
+from .ownership import OVERRIDES, Owner
 from .super import Superblock
 
 _ACL = "system.posix_acl_"
@@ -297,7 +298,12 @@ class _Metadata:
         self._st = st
         self._metacopy = metacopy
         self._namespace = sb.marks
-        self._xattrs = {name: source.getxattr(name) for name in source.listxattr() if not sb.marks.is_private(name)}
+        self._ownership = sb.ownership
+        self._owner = Owner.of(st) if sb.ownership is None else sb.ownership.of(source, st)
+        kept = [name for name in source.listxattr() if not sb.marks.is_private(name)]
+        if source.layer.override is not None:
+            kept = [name for name in kept if name not in OVERRIDES]
+        self._xattrs = {name: source.getxattr(name) for name in kept}
         # None for one of several hard links: the copy is no longer the same object as the others.
         self._origin: bytes | None = None
         if sb.index is not None and must_copy_up(sb, inode):
@@ -309,18 +315,20 @@ class _Metadata:
     def apply(self, copy: Backing) -> None:
         """Owner first (chown clears setuid and capabilities), xattrs before the mode (which may forbid them to an
         ordinary user), the ACL after the mode (which it refines), times last."""
-        st = self._st
+        st, owner = self._st, self._owner
         mine = copy.stat()
-        if (mine.st_uid, mine.st_gid) != (st.st_uid, st.st_gid):
-            copy.chown(st.st_uid, st.st_gid)
+        if self._ownership is None and (mine.st_uid, mine.st_gid) != (owner.uid, owner.gid):
+            copy.chown(owner.uid, owner.gid)
         acls = {name for name in self._xattrs if name.startswith(_ACL)}
         self._set_xattrs(copy, self._xattrs.keys() - acls)
         if self._origin is not None:
             _try_setxattr(copy, self._namespace.origin, self._origin)
         if self._metacopy is not None:
             copy.setxattr(self._namespace.metacopy, self._metacopy.encode())
-        if not stat.S_ISLNK(st.st_mode):
-            copy.chmod(stat.S_IMODE(st.st_mode))
+        if self._ownership is not None:
+            self._ownership.give(copy, mine, owner)
+        elif not stat.S_ISLNK(st.st_mode):
+            copy.chmod(owner.mode)
         self._set_xattrs(copy, acls)
         copy.utime(st.st_atime_ns, st.st_mtime_ns)
 

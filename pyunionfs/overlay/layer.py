@@ -59,7 +59,19 @@ class DirFds:
 class Layer:
     """A layer's root, its place in the stack and what its filesystem is."""
 
-    __slots__ = ("_handles", "_uuid", "cloned", "dev", "fds", "fsid", "index", "path", "root", "writable")
+    __slots__ = (
+        "_handles",
+        "_uuid",
+        "cloned",
+        "dev",
+        "fds",
+        "fsid",
+        "index",
+        "override",
+        "path",
+        "root",
+        "writable",
+    )
 
     def __init__(self, path: bytes, root_fd: int, fds: DirFds, *, cloned: bool, writable: bool = False) -> None:
         self.path = path  # as the user knows it, for messages
@@ -67,6 +79,7 @@ class Layer:
         self.fsid = 0  # layers on one filesystem share it
         self.dev = os.fstat(root_fd).st_dev
         self.cloned = cloned
+        self.override: str | None = None  # the xattr that holds owners and modes, see ownership.py
         self.writable = writable
         self.fds = fds
         self.root = Backing(self, None, b".")

@@ -21,6 +21,7 @@ from .file import OpenFiles
 from .index import Index
 from .inode import Inode, InodeTable
 from .layer import Backing, DirFds, Layer
+from .ownership import Ownership, read_override
 from .params import Params
 from .workdir import Workdir, lock_directory, name_union
 
@@ -55,6 +56,7 @@ class Superblock:
         self.workdir: Workdir | None = None
         self.index: Index | None = None
         self.name_max = 255
+        self.ownership: Ownership | None = None  # None: people see what the layers have
         self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
         self._held: list[int] = []  # descriptors that hold locks and mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
@@ -168,6 +170,10 @@ class Superblock:
             layer.fsid = devices.setdefault(layer.dev, len(devices))
             if self.params.uuid == "off":
                 layer.forget_uuid()
+            if self.params.xattr_permissions:
+                layer.override = read_override(layer.root)
+        rules = Ownership(self.params, self.upper)
+        self.ownership = None if rules.plain and not self.params.xattr_permissions else rules
         self.name_max = max(os.fstatvfs(layer.root.fd).f_namemax for layer in self.layers)
 
 

@@ -9,6 +9,7 @@ import os
 
 from .copy_up import copy_up
 from .inode import Inode
+from .ownership import OVERRIDES
 from .super import Superblock
 
 
@@ -31,13 +32,17 @@ def _stored(sb: Superblock, name: str) -> str:
     """The name on disk. Raises EINVAL for overlay's bare prefix, which names nothing."""
     if name == sb.marks.prefix:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+    if sb.params.xattr_permissions and name in OVERRIDES:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
     return sb.marks.escape(name)
 
 
 def names(sb: Superblock, inode: Inode) -> list[str]:
     """The names that a user may see (ovl_listxattr)."""
     with sb.lock:
-        return [sb.marks.unescape(name) for name in inode.real.listxattr() if not sb.marks.is_private(name)]
+        mine = OVERRIDES if sb.params.xattr_permissions else ()
+        stored = [name for name in inode.real.listxattr() if not sb.marks.is_private(name) and name not in mine]
+        return [sb.marks.unescape(name) for name in stored]
 
 
 def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> None:
