@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from dataclasses import replace
 
 from ..vfs import Attr, Caller, SetAttr, Statfs
@@ -9,7 +10,10 @@ from .file import truncate
 from .inode import Inode, map_ino
 from .layer import Backing
 from .ownership import Owner, Ownership
+from .readdir import readdir
 from .super import Superblock
+
+_DAY_NS = 86_400 * 10**9
 
 
 def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> Attr:
@@ -25,7 +29,7 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
         owner = sb.ownership.shown(real, st)
         mode, uid, gid = stat.S_IFMT(mode) | owner.mode, owner.uid, owner.gid
     if inode.is_dir:
-        nlink = 0 if inode.unlinked else 1 if inode.is_merge else st.st_nlink
+        nlink = 0 if inode.unlinked else _links_of_merged(sb, inode) if inode.is_merge else st.st_nlink
     elif inode.indexed:
         nlink = inode.nlink
     else:  # what is whited out still has its name in the lower layer
@@ -40,10 +44,33 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
         st.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         st.st_size,
         _blocks_of_data(inode, st) if inode.metacopy else st.st_blocks,
-        st.st_atime_ns,
+        max(st.st_atime_ns, inode.read_ns),
         st.st_mtime_ns,
         st.st_ctime_ns,
     )
+
+
+def _links_of_merged(sb: Superblock, directory: Inode) -> int:
+    """1, as in the kernel: "not counted"; with ``posix=on``, what find(1) expects: 2 and one for each directory in it.
+    Counted when asked for, and again after one came or went."""
+    if not sb.params.posix:
+        return 1
+    if not directory.nlink:
+        directory.nlink = 2 + sum(entry.type == stat.S_IFDIR for entry in readdir(sb, directory))
+    return directory.nlink
+
+
+def note_read(inode: Inode) -> None:
+    """With ``posix=on``, have a read of a lower object show in its atime, by the rule of relatime (mount(8)).
+
+    Lower layers are not written to, so it is kept in memory, and forgotten at the unmount.
+    """
+    now = time.time_ns()
+    if inode.upper is not None or now - inode.read_ns < _DAY_NS:
+        return
+    st = inode.real.stat()
+    if st.st_atime_ns <= max(st.st_mtime_ns, st.st_ctime_ns) or now - st.st_atime_ns >= _DAY_NS:
+        inode.read_ns = now
 
 
 def _blocks_of_data(inode: Inode, st: os.stat_result) -> int:

@@ -160,6 +160,7 @@ def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Ca
 def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
     inode = Inode(parent, name, stat.S_IFMT(mode))
     inode.upper = upper
+    parent.nlink = 0
     sb.table.add(inode, upper.stat().st_ino)
     return inode
 
@@ -232,6 +233,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         raise
+    parent.nlink = 0
     if inode.indexed:
         inode.nlink -= 1
     if inode.aliases is not None and survives:

@@ -45,7 +45,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("squash_to_uid", (), "show everything as this user's"),
     Option("squash_to_gid", (), "show everything as this group's"),
     Option("xattr_permissions", ("0", "1", "2"), "keep owner and mode in an xattr: 1 security.*, 2 user.*"),
-    Option("posix", ("off", "on"), "redirect_dir=on, index=on, link counts of merged directories"),
+    Option("posix", ("off", "on"), "redirect_dir=on, index=on; atime of lower files, links of merged directories"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -134,8 +134,10 @@ def _value(name: str, raw: str | bool | None) -> str:
     option = _BY_NAME.get(name)
     if option is None:
         raise OSError(errno.EINVAL, f"unknown mount option {name!r} (known: {', '.join(_BY_NAME)})")
+    if not option.values:
+        return str(raw or "")
     value = "on" if raw in (None, True, "") else "off" if raw is False else str(raw)
-    if option.values and value not in option.values:
+    if value not in option.values:
         raise OSError(errno.EINVAL, f"mount option {name}={value}: not one of {', '.join(option.values)}")
     return value
 

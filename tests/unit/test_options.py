@@ -41,7 +41,7 @@ def parse(options: dict[str, str | bool | None], *, upper: bool = True, privileg
 
 def test_defaults_are_those_of_a_kernel_with_no_features_on() -> None:
     assert parse({}) == params.Params()
-    assert parse({option.name: option.values[0] for option in params.OPTIONS}) == parse({})
+    assert parse({option.name: option.default for option in params.OPTIONS}) == parse({})
     assert parse({}).allows_offline_changes
 
 
