@@ -51,7 +51,7 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
 
 
 def _links_of_merged(sb: Superblock, directory: Inode) -> int:
-    """1, as in the kernel: "not counted"; with ``posix=on``, what find(1) expects: 2 and one for each directory in it.
+    """1, as in the kernel: "not counted"; with ``posix=on`` 2 and one for each directory in it, as find(1) expects.
     Counted when asked for, and again after one came or went."""
     if not sb.params.posix:
         return 1
