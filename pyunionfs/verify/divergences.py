@@ -37,7 +37,8 @@ def _let_go(step: Step) -> Step:
 
 def _early_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     """Also where nothing is to be seen of it yet: the upper directories differ."""
-    return step.verb in ("setxattr", "removexattr") and kernel.failed and kernel.outcome == ours.outcome
+    early = step.verb in ("setxattr", "removexattr") or (step.verb == "rename" and kernel.outcome == "ENOTEMPTY")
+    return early and kernel.failed and kernel.outcome == ours.outcome
 
 
 def _same_size(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
@@ -62,7 +63,7 @@ def _unlinked(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.verb == "map_shared" and kernel.outcome == ours.outcome and not shape.owners
+    return step.verb == "map_shared" and kernel.outcome == ours.outcome and (step.user != 0 or not shape.owners)
 
 
 def _no_setuid(step: Step) -> Step:
@@ -85,12 +86,12 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "listed whiteouts",
-        "names that are listed but do not exist are left out",
-        "the kernel lists the whiteouts of a directory that is merged with no other",
+        "names that are listed but cannot be looked up are left out",
+        "the kernel lists the whiteouts of a directory that is merged with no other, and objects that it refuses",
     ),
     Divergence(
         "early copy-up",
-        "after a setxattr or removexattr that failed, both sides are made to copy up",
+        "after a failed setxattr or removexattr, or a rename to what is not empty, both sides are made to copy up",
         "the kernel copies up before it sees that it cannot; we do not",
         _early_copy_up,
         _copy_up,
@@ -102,9 +103,9 @@ DIVERGENCES: tuple[Divergence, ...] = (
         _unlinked,
     ),
     Divergence(
-        "setuid and mappings in a user namespace",
+        "setuid and mappings",
         "the mode is set on both sides",
-        "the daemon writes what was written to a mapping; there, it is not privileged to keep setuid",
+        "the kernel keeps setuid; ours is told of a write and not by whom: only root's writes keep it",
         _setuid_lost,
         _no_setuid,
     ),
@@ -119,6 +120,11 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "names of an indexed file",
         "with index=on, of the uppers only what both have is compared, and no file with several names",
         "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
+    ),
+    Divergence(
+        "index of everything",
+        "with nfs_export=on, the mark impure is not compared",
+        "the kernel then indexes a file before it removes it, for which it copies it up; ours does not",
     ),
     Divergence(
         "removing an ACL that is not there",
@@ -181,6 +187,8 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
             path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
         }
         kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
+    if what == "upper" and shape.exported:  # "index of everything"
+        kernel, ours = _without_impure(kernel), _without_impure(ours)
     if shape.metacopy:  # "time of a metacopy's data"
         moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
         ours = {
@@ -193,6 +201,13 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
 def _own_links(view: Snapshot) -> Snapshot:
     return {
         path: entry if entry.type in ("file", "dir") else replace(entry, links=()) for path, entry in view.items()
+    }
+
+
+def _without_impure(view: Snapshot) -> Snapshot:
+    return {
+        path: replace(entry, xattrs=tuple(item for item in entry.xattrs if item[0] != b"overlay.impure"))
+        for path, entry in view.items()
     }
 
 

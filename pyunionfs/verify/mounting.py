@@ -107,6 +107,16 @@ def pyunionfs(
         yield path
 
 
+@contextmanager
+def memory(path: Path) -> Iterator[Path]:
+    """A tmpfs: many small files come and go, for which a disk is slow."""
+    linux.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=700")
+    try:
+        yield path
+    finally:
+        linux.umount2(os.fsencode(path), linux.MNT_DETACH)
+
+
 def unmount(target: Path) -> None:
     """Unmount, waiting out short-lived users; detach as the last resort, so that nothing stays behind."""
     for attempt in range(40):
