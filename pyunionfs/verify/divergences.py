@@ -23,22 +23,31 @@ class Divergence:
     handling: str
     reason: str
     excuse: Callable[[Step, Seen, Seen, Shape], bool] | None = None
-    settle: Callable[[Step], Step] | None = None
+    settle: Callable[[Step], tuple[Step, ...]] | None = None
 
 
 def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.slot is not None and kernel.outcome == "EEXIST" and ours.outcome != "EEXIST"
 
 
-def _let_go(step: Step) -> Step:
+def _let_go(step: Step) -> tuple[Step, ...]:
     assert step.slot is not None
-    return Step("let_go", (Slots(), step.slot.number))
+    return (Step("let_go", (Slots(), step.slot.number)),)
 
 
 def _early_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     """Also where nothing is to be seen of it yet: the upper directories differ."""
-    early = step.verb in ("setxattr", "removexattr") or (step.verb == "rename" and kernel.outcome == "ENOTEMPTY")
-    return early and kernel.failed and kernel.outcome == ours.outcome
+    return step.verb in ("setxattr", "removexattr") and kernel.failed and kernel.outcome == ours.outcome
+
+
+def _early_redirect(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "rename" and shape.redirects and kernel.outcome == ours.outcome == "ENOTEMPTY"
+
+
+def _there_and_back(step: Step) -> tuple[Step, ...]:
+    old = step.names[0]
+    aside = Name(f"{old}~")
+    return Step("rename", (old, aside, 0)), Step("rename", (aside, old, 0))
 
 
 def _same_size(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
@@ -58,22 +67,31 @@ def _time_of_data(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _unlinked(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen.outcome)) for seen in (kernel, ours))
-    return step.slot is not None and told == mine and "nlink 0" in repr(ours.outcome)
+    outcomes = [Seen(seen.outcome, (), (), ()) for seen in (kernel, ours)]
+    return step.slot is not None and _equal_but_links(*outcomes) and "nlink 0" in repr(ours.outcome)
+
+
+def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return shape.exported and kernel != ours and _equal_but_links(kernel, ours)
+
+
+def _equal_but_links(kernel: Seen, ours: Seen) -> bool:
+    told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen)) for seen in (kernel, ours))
+    return told == mine
 
 
 def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.verb == "map_shared" and kernel.outcome == ours.outcome and (step.user != 0 or not shape.owners)
 
 
-def _no_setuid(step: Step) -> Step:
-    return Step("chmod", (step.names[0], Octal(0o755)))
+def _no_setuid(step: Step) -> tuple[Step, ...]:
+    return (Step("chmod", (step.names[0], Octal(0o755))),)
 
 
-def _copy_up(step: Step) -> Step:
+def _copy_up(step: Step) -> tuple[Step, ...]:
     """A change of times copies up whatever can be, and leaves no difference in times."""
     targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
-    return Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0)))
+    return (Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0))),)
 
 
 DIVERGENCES: tuple[Divergence, ...] = (
@@ -91,7 +109,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "early copy-up",
-        "after a failed setxattr or removexattr, or a rename to what is not empty, both sides are made to copy up",
+        "after a setxattr or removexattr that failed, both sides are made to copy up",
         "the kernel copies up before it sees that it cannot; we do not",
         _early_copy_up,
         _copy_up,
@@ -123,8 +141,9 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "index of everything",
-        "with nfs_export=on, the mark impure is not compared",
-        "the kernel then indexes a file before it removes it, for which it copies it up; ours does not",
+        "with nfs_export=on, link counts and the mark impure are not compared",
+        "the kernel then indexes files of one name too, before it removes them, and later counts the index",
+        _export_links,
     ),
     Divergence(
         "removing an ACL that is not there",
@@ -132,6 +151,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "the kernel says that it is removed; ours still says ENODATA",
         _no_acl,
         _copy_up,
+    ),
+    Divergence(
+        "early redirect",
+        "after a rename onto what is not empty, the directory is renamed there and back",
+        "the kernel copies up, and notes a redirect, before it sees that it cannot; we do not",
+        _early_redirect,
+        _there_and_back,
     ),
     Divergence(
         "truncation to the same size",
