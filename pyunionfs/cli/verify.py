@@ -7,10 +7,10 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -39,9 +39,7 @@ _CANNOT = 2  # exit code
 @click.option("--self-test", is_flag=True, help="Compare the kernel with itself: that must find nothing.")
 @click.option("--list-divergences", is_flag=True, help="What is known to differ, and why; then end.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
 def verify(
-    ctx: click.Context,
     ops: int,
     seed: int | None,
     name: str,
@@ -67,12 +65,11 @@ def verify(
     if list_divergences:
         _list(as_json)
         return
-    with _place(ctx, directory) as root:
-        _verify(ctx, ops, _seed(seed), _sets(ctx, name, extra), root, script_file, self_test, as_json)
+    with _place(directory) as root:
+        _verify(ops, _seed(seed), _sets(name, extra), root, script_file, self_test, as_json)
 
 
 def _verify(
-    ctx: click.Context,
     ops: int,
     seed: int,
     sets: "dict[str, Options]",
@@ -106,9 +103,9 @@ def _verify(
             rows.append(row)
     _print(rows, seed, script_file, as_json)
     if any(row.get("difference") for row in rows):
-        ctx.exit(1)
+        sys.exit(1)
     if all("skipped" in row for row in rows):
-        ctx.exit(_CANNOT)
+        sys.exit(_CANNOT)
 
 
 def _advance(progress: "Progress", task: "TaskID", steps: int) -> None:
@@ -158,9 +155,9 @@ def _list(as_json: bool) -> None:
         click.echo(f"{row['name']}\n  why:  {row['reason']}\n  here: {row['handling']}")
 
 
-def _sets(ctx: click.Context, name: str, extra: tuple[str, ...]) -> "dict[str, Options]":
+def _sets(name: str, extra: tuple[str, ...]) -> "dict[str, Options]":
     """The sets to verify, by name."""
-    _need_hypothesis(ctx)
+    _need_hypothesis()
     from ..verify.mounting import OPTION_SETS
 
     if name != "all" and name not in OPTION_SETS:
@@ -173,16 +170,16 @@ def _sets(ctx: click.Context, name: str, extra: tuple[str, ...]) -> "dict[str, O
     return {label: {**options, **more} for label, options in chosen.items()}
 
 
-def _need_hypothesis(ctx: click.Context) -> None:
+def _need_hypothesis() -> None:
     try:
         import hypothesis  # noqa: F401 - only whether it is there
     except ModuleNotFoundError:
-        _cannot(ctx, "hypothesis is not installed: pip install 'pyunionfs[verify]'")
+        _cannot("hypothesis is not installed: pip install 'pyunionfs[verify]'")
 
 
-def _cannot(ctx: click.Context, words: str) -> None:
+def _cannot(words: str) -> NoReturn:
     click.echo(f"pyunionfs: cannot verify here: {words}", err=True)
-    ctx.exit(_CANNOT)
+    sys.exit(_CANNOT)
 
 
 def _seed(seed: int | None) -> int:
@@ -190,26 +187,21 @@ def _seed(seed: int | None) -> int:
 
 
 @contextmanager
-def _place(ctx: click.Context, directory: str | None) -> Iterator[Path]:
+def _place(directory: str | None) -> Iterator[Path]:
     """A directory for the layers, in a mount namespace of its own, that is gone at the end whatever happens."""
     if os.geteuid() != 0:
-        _cannot(
-            ctx, "mounting the kernel's overlayfs needs root (unshare -Urm makes one, for --options-set userxattr)"
-        )
+        _cannot("mounting the kernel's overlayfs needs root (unshare -Urm makes one, for --options-set userxattr)")
     try:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount(b"none", b"/", b"", linux.MS_REC | linux.MS_PRIVATE, b"")
     except OSError as error:
-        _cannot(ctx, f"no mount namespace of its own: {error.strerror}")
+        _cannot(f"no mount namespace of its own: {error.strerror}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix="pyunionfs-verify-", dir=directory) as name:
-        if directory is None:
-            linux.mount(b"tmpfs", os.fsencode(name), b"tmpfs", 0, b"mode=700")
-        try:
-            yield Path(name)
-        finally:
-            if directory is None:
-                linux.umount2(os.fsencode(name), linux.MNT_DETACH)
+    from ..verify.mounting import memory
+
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyunionfs-verify-", dir=directory)))
+        yield stack.enter_context(memory(root)) if directory is None else root
 
 
 @contextmanager

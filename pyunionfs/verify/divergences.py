@@ -23,21 +23,31 @@ class Divergence:
     handling: str
     reason: str
     excuse: Callable[[Step, Seen, Seen, Shape], bool] | None = None
-    settle: Callable[[Step], Step] | None = None
+    settle: Callable[[Step], tuple[Step, ...]] | None = None
 
 
 def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.slot is not None and kernel.outcome == "EEXIST" and ours.outcome != "EEXIST"
 
 
-def _let_go(step: Step) -> Step:
+def _let_go(step: Step) -> tuple[Step, ...]:
     assert step.slot is not None
-    return Step("let_go", (Slots(), step.slot.number))
+    return (Step("let_go", (Slots(), step.slot.number)),)
 
 
 def _early_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     """Also where nothing is to be seen of it yet: the upper directories differ."""
     return step.verb in ("setxattr", "removexattr") and kernel.failed and kernel.outcome == ours.outcome
+
+
+def _early_redirect(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "rename" and shape.redirects and kernel.outcome == ours.outcome == "ENOTEMPTY"
+
+
+def _there_and_back(step: Step) -> tuple[Step, ...]:
+    old = step.names[0]
+    aside = Name(f"{old}~")
+    return Step("rename", (old, aside, 0)), Step("rename", (aside, old, 0))
 
 
 def _same_size(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
@@ -57,22 +67,31 @@ def _time_of_data(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _unlinked(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen.outcome)) for seen in (kernel, ours))
-    return step.slot is not None and told == mine and "nlink 0" in repr(ours.outcome)
+    outcomes = [Seen(seen.outcome, (), (), ()) for seen in (kernel, ours)]
+    return step.slot is not None and _equal_but_links(*outcomes) and "nlink 0" in repr(ours.outcome)
+
+
+def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return shape.exported and kernel != ours and _equal_but_links(kernel, ours)
+
+
+def _equal_but_links(kernel: Seen, ours: Seen) -> bool:
+    told, mine = (re.sub(r"nlink \d+", "nlink", repr(seen)) for seen in (kernel, ours))
+    return told == mine
 
 
 def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.verb == "map_shared" and kernel.outcome == ours.outcome and not shape.owners
+    return step.verb == "map_shared" and kernel.outcome == ours.outcome and (step.user != 0 or not shape.owners)
 
 
-def _no_setuid(step: Step) -> Step:
-    return Step("chmod", (step.names[0], Octal(0o755)))
+def _no_setuid(step: Step) -> tuple[Step, ...]:
+    return (Step("chmod", (step.names[0], Octal(0o755))),)
 
 
-def _copy_up(step: Step) -> Step:
+def _copy_up(step: Step) -> tuple[Step, ...]:
     """A change of times copies up whatever can be, and leaves no difference in times."""
     targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
-    return Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0)))
+    return (Step("utime", (targets[0], (OLD_S, 0), (OLD_S, 0))),)
 
 
 DIVERGENCES: tuple[Divergence, ...] = (
@@ -85,8 +104,8 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "listed whiteouts",
-        "names that are listed but do not exist are left out",
-        "the kernel lists the whiteouts of a directory that is merged with no other",
+        "names that are listed but cannot be looked up are left out",
+        "the kernel lists the whiteouts of a directory that is merged with no other, and objects that it refuses",
     ),
     Divergence(
         "early copy-up",
@@ -102,9 +121,9 @@ DIVERGENCES: tuple[Divergence, ...] = (
         _unlinked,
     ),
     Divergence(
-        "setuid and mappings in a user namespace",
+        "setuid and mappings",
         "the mode is set on both sides",
-        "the daemon writes what was written to a mapping; there, it is not privileged to keep setuid",
+        "the kernel keeps setuid; ours is told of a write and not by whom: only root's writes keep it",
         _setuid_lost,
         _no_setuid,
     ),
@@ -121,11 +140,24 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
     ),
     Divergence(
+        "index of everything",
+        "with nfs_export=on, link counts and the mark impure are not compared",
+        "the kernel then indexes files of one name too, before it removes them, and later counts the index",
+        _export_links,
+    ),
+    Divergence(
         "removing an ACL that is not there",
         "both sides are made to copy up",
         "the kernel says that it is removed; ours still says ENODATA",
         _no_acl,
         _copy_up,
+    ),
+    Divergence(
+        "early redirect",
+        "after a rename onto what is not empty, the directory is renamed there and back",
+        "the kernel copies up, and notes a redirect, before it sees that it cannot; we do not",
+        _early_redirect,
+        _there_and_back,
     ),
     Divergence(
         "truncation to the same size",
@@ -181,6 +213,8 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
             path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
         }
         kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
+    if what == "upper" and shape.exported:  # "index of everything"
+        kernel, ours = _without_impure(kernel), _without_impure(ours)
     if shape.metacopy:  # "time of a metacopy's data"
         moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
         ours = {
@@ -193,6 +227,13 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
 def _own_links(view: Snapshot) -> Snapshot:
     return {
         path: entry if entry.type in ("file", "dir") else replace(entry, links=()) for path, entry in view.items()
+    }
+
+
+def _without_impure(view: Snapshot) -> Snapshot:
+    return {
+        path: replace(entry, xattrs=tuple(item for item in entry.xattrs if item[0] != b"overlay.impure"))
+        for path, entry in view.items()
     }
 
 

@@ -86,15 +86,24 @@ def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
         data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
     data += kernel_words({key: value for key, value in options.items() if key not in _FLAGS})
     flags = sum(bit for key, bit in _FLAGS.items() if options.get(key))
-    try:
-        linux.mount(b"overlay", os.fsencode(layers.merged), b"overlay", flags, os.fsencode(",".join(data)))
-    except OSError as error:
-        words = f"mount -t overlay -o {','.join(data)}: {error.strerror}"
-        raise OSError(error.errno, words, str(layers.merged)) from None
+    _mount_kernel(layers.merged, flags, ",".join(data))
     try:
         yield layers.merged
     finally:
         unmount(layers.merged)
+
+
+def _mount_kernel(target: Path, flags: int, data: str) -> None:
+    """With index=on, an upper directory is in use until its last mount is gone, be it in another namespace."""
+    for attempt in range(40):
+        try:
+            linux.mount(b"overlay", os.fsencode(target), b"overlay", flags, os.fsencode(data))
+        except OSError as error:
+            if error.errno != errno.EBUSY or attempt == 39:
+                raise OSError(error.errno, f"mount -t overlay -o {data}: {error.strerror}", str(target)) from None
+            time.sleep(0.01 * attempt)
+        else:
+            return
 
 
 @contextmanager
@@ -105,6 +114,16 @@ def pyunionfs(
     upper, work = (None, None) if read_only else (layers.upper, layers.work)
     with daemon.mounted(layers.lower, upper, work, layers.merged, data=data, options=options) as path:
         yield path
+
+
+@contextmanager
+def memory(path: Path) -> Iterator[Path]:
+    """A tmpfs: many small files come and go, for which a disk is slow."""
+    linux.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=700")
+    try:
+        yield path
+    finally:
+        linux.umount2(os.fsencode(path), linux.MNT_DETACH)
 
 
 def unmount(target: Path) -> None:

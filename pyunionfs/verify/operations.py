@@ -63,7 +63,7 @@ def seen(status: os.stat_result) -> tuple[Any, ...]:
 
 
 def existing(where: Where, names: list[str]) -> list[str]:
-    """Sorted, and without the whiteouts that the kernel lists in a directory that is merged with no other."""
+    """Sorted, and without what is listed but cannot be looked up (see the divergence "listed whiteouts")."""
     if isinstance(where, int):
         return sorted(name for name in names if _exists(name, where))
     return sorted(name for name in names if _exists(os.path.join(where, name), None))
@@ -72,10 +72,8 @@ def existing(where: Where, names: list[str]) -> list[str]:
 def _exists(path: str, dir_fd: int | None) -> bool:
     try:
         os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass  # it may exist for somebody else
+    except OSError as error:
+        return error.errno == errno.EACCES  # it may be there for somebody else
     return True
 
 

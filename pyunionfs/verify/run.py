@@ -52,8 +52,8 @@ class Run:
         one, two = (side.perform(step) for side in self._sides)
         self.steps.append((step, one.outcome))
         if known := excused(step, one, two, self._pair.shape):
-            if known.settle is not None:
-                self.perform(known.settle(step), settling=True)
+            for then in known.settle(step) if known.settle else ():
+                self.perform(then, settling=True)
             return
         if (what := one.differs(two)) and (not settling or what != "inode_kept"):
             self._fail(f"{what} of {step}", getattr(one, what), getattr(two, what))

@@ -98,6 +98,7 @@ def shape_of(options: Options, root: Path) -> Shape:
             redirects=options.get("redirect_dir") in ("on", "follow"),
             metacopy=options.get("metacopy") == "on",
             index=options.get("index") == "on",
+            exported=options.get("nfs_export") == "on",
             acls=_works(os.setxattr, scratch, "system.posix_acl_access", ACL),
             owners=_works(os.chown, scratch, 1000, 1000),
             devices=_works(os.mknod, scratch / "device", 0o020600, os.makedev(1, 3)),

@@ -58,6 +58,7 @@ class Shape:
     redirects: bool = False
     metacopy: bool = False
     index: bool = False
+    exported: bool = False
     acls: bool = True
     owners: bool = True  # files may be given to others, and operations be done by them
     devices: bool = True

@@ -225,17 +225,17 @@ def snapshot(path: str | bytes | Path, *, upper: bool = False, ghosts: bool = Fa
 
     Of a merged view the xattrs are those of users, capabilities and ACLs; of an ``upper`` also overlay's own,
     under the neutral prefix ``overlay.``. An mtime later than any that ``build`` gives is only ``"recent"``.
-    ``ghosts`` ignores names that are listed but do not exist: the kernel lists the whiteouts of a directory
-    that is merged with no other.
+    ``ghosts`` ignores names that are listed but cannot be looked up: the kernel lists the whiteouts of a
+    directory that is merged with no other, and objects that it refuses.
     """
     root = os.fsencode(path)
-    names = sorted(_walk(root, b"."))
+    names = sorted(_walk(root, b".", ghosts=ghosts))
     inodes: dict[tuple[int, int], list[bytes]] = {}
     stats = {}
     for name in names:
         try:
             stats[name] = os.lstat(os.path.join(root, name))
-        except FileNotFoundError:
+        except OSError:
             if not ghosts:
                 raise
     for name, status in stats.items():
@@ -249,13 +249,18 @@ def snapshot(path: str | bytes | Path, *, upper: bool = False, ghosts: bool = Fa
     }
 
 
-def _walk(root: bytes, where: bytes) -> list[bytes]:
+def _walk(root: bytes, where: bytes, *, ghosts: bool) -> list[bytes]:
     found = [where]
-    with os.scandir(os.path.join(root, where)) as entries:
-        for entry in list(entries):
+    try:
+        entries = list(os.scandir(os.path.join(root, where)))
+    except OSError:
+        if not ghosts or where == b".":
+            raise
+    else:
+        for entry in entries:
             name = entry.name if where == b"." else os.path.join(where, entry.name)
             if entry.is_dir(follow_symlinks=False):
-                found += _walk(root, name)
+                found += _walk(root, name, ghosts=ghosts)
             else:
                 found.append(name)
     return found

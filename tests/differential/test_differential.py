@@ -32,25 +32,25 @@ def run(options_set: str, root: Path, ops: int, sides: object = runner.KERNEL_AN
 @pytest.mark.timeout(1800, method="signal")
 @pytest.mark.parametrize("options_set", OPTION_SETS)
 def test_ours_behaves_as_the_kernels(
-    options_set: str, tmp_path: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
+    options_set: str, quick_root: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
 ) -> None:
     requires("pyunionfs", "kernel_overlay", "other_users")
-    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_AND_OURS, tmp_path):
+    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_AND_OURS, quick_root):
         pytest.skip(why)
     ops = PLAIN_OPS if options_set in ("plain", "userxattr") else OPS
-    run(options_set, tmp_path, LONG_OPS if request.config.getoption("--long") else ops)
+    run(options_set, quick_root, LONG_OPS if request.config.getoption("--long") else ops)
 
 
 @pytest.mark.timeout(600, method="signal")
 @pytest.mark.parametrize("options_set", OPTION_SETS)
 def test_the_kernels_behaves_as_itself(
-    options_set: str, tmp_path: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
+    options_set: str, quick_root: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
 ) -> None:
     """The test's own test: nothing that it compares may differ between two runs of one implementation."""
     requires("kernel_overlay", "other_users")
-    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_TWICE, tmp_path):
+    if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_TWICE, quick_root):
         pytest.skip(why)
-    run(options_set, tmp_path, LONG_OPS if request.config.getoption("--long") else SELF_OPS, runner.KERNEL_TWICE)
+    run(options_set, quick_root, LONG_OPS if request.config.getoption("--long") else SELF_OPS, runner.KERNEL_TWICE)
 
 
 @pytest.mark.timeout(900, method="signal")
