@@ -185,6 +185,8 @@ class InodeTable:
             inode.unlinked = False
             inode.parent, inode.name = parent, name
             inode.aliases.clear()
+        elif inode.upper is None:
+            inode.parent, inode.name = parent, name  # the last used is the one to be copied up
         inode.aliases.add((parent, name))
         parent.children_of()[name] = inode
 

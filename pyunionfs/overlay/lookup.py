@@ -214,6 +214,8 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
     """As :func:`find`, with the attributes of its topmost object where they were read on the way."""
     known = parent.children_of().get(name)
     if known is not None:
+        if known.aliases is not None and known.upper is None:
+            known.parent, known.name = parent, name  # of several names, the last used is the one to be copied up
         return known, None
     check_name(name)
     if len(name) > sb.name_max:
