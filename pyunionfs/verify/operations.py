@@ -202,27 +202,43 @@ def mkdir(path: str, mode: int) -> None:
     os.mkdir(path, mode)
 
 
-def rmdir(path: str) -> None:
-    os.rmdir(path)
+def rmdir(path: str) -> Any:
+    return _or_what_is_left(path, lambda: os.rmdir(path))
+
+
+def _or_what_is_left(directory: str, function: Callable[[], None]) -> Any:
+    """None; or of a directory that is said not to be empty, what is in it."""
+    try:
+        function()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return "ENOTEMPTY", existing(directory, os.listdir(directory))
+    return None
 
 
 def unlink(path: str) -> None:
     os.unlink(path)
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str) -> Any:
     """rm -r, entry by entry, as programs do it."""
+    return _or_what_is_left(path, lambda: _remove_tree(path))
+
+
+def _remove_tree(path: str) -> None:
     for name in existing(path, os.listdir(path)):
         below = os.path.join(path, name)
         if stat.S_ISDIR(os.lstat(below).st_mode):
-            remove_tree(below)
+            _remove_tree(below)
         else:
             os.unlink(below)
     os.rmdir(path)
 
 
-def rename(old: str, new: str, flags: int) -> None:
-    renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags)
+def rename(old: str, new: str, flags: int) -> Any:
+    names = (os.fsencode(old), os.fsencode(new))
+    return _or_what_is_left(new, lambda: renameat2(-100, names[0], -100, names[1], flags))
 
 
 def link(old: str, new: str, follow: bool) -> None:

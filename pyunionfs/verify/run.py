@@ -34,6 +34,7 @@ class Run:
     def __init__(self, pair: Pair, copy: str) -> None:
         self.steps: list[tuple[Step, Any]] = []
         self.difference = ""
+        self._ended = False
         self._pair = pair
         self._copy = copy
         self._sides = pair.sides(copy)
@@ -44,6 +45,8 @@ class Run:
 
         A ``settling`` step brings them together again; an inode number may have changed before it or by it.
         """
+        if self._ended:
+            return
         if step in (REMOUNT, ROTATE):
             self._mount_anew(step)
             return
@@ -52,6 +55,7 @@ class Run:
         one, two = (side.perform(step) for side in self._sides)
         self.steps.append((step, one.outcome))
         if known := excused(step, one, two, self._pair.shape):
+            self._ended = known.ends
             for then in known.settle(step) if known.settle else ():
                 self.perform(then, settling=True)
             return
@@ -76,6 +80,8 @@ class Run:
 
     def compare_trees(self) -> None:
         """The merged views and the upper directories."""
+        if self._ended:
+            return
         try:
             views = self._pair.views(self._copy)
         except OSError as error:

@@ -13,6 +13,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis.stateful import run_state_machine_as_test
 
+from .. import linux
 from . import operations, shrink
 from .machine import Machine
 from .mounting import Layers, Mounter, Options, able, kernel, prefix_of, pyunionfs
@@ -101,8 +102,19 @@ def shape_of(options: Options, root: Path) -> Shape:
             exported=options.get("nfs_export") == "on",
             acls=_works(os.setxattr, scratch, "system.posix_acl_access", ACL),
             owners=_works(os.chown, scratch, 1000, 1000),
+            handles=_works(_open_by_handle, scratch),
             devices=_works(os.mknod, scratch / "device", 0o020600, os.makedev(1, 3)),
         )
+
+
+def _open_by_handle(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.close(
+            linux.open_by_handle_at(fd, *linux.name_to_handle_at(linux.AT_FDCWD, os.fsencode(path)), os.O_PATH)
+        )
+    finally:
+        os.close(fd)
 
 
 def lacking(sides: Mapping[str, Mounter], options: Options, root: Path) -> frozenset[str]:

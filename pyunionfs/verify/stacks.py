@@ -62,6 +62,7 @@ class Shape:
     acls: bool = True
     owners: bool = True  # files may be given to others, and operations be done by them
     devices: bool = True
+    handles: bool = True  # an origin can be opened by its handle
 
 
 def layers_of(seed: str, shape: Shape) -> list[Dir]:

@@ -153,6 +153,8 @@ class Table:
         known = excused(step, one, two, self.shape)
         if known is None and (what := one.differs(two)) and not self._refused(cell, one, two):
             return f"{what}: kernel {getattr(one, what)}, ours {getattr(two, what)}"
+        if known is not None and known.ends:
+            return ""
         for then in known.settle(step) if known is not None and known.settle is not None else ():
             for side in sides:
                 side.perform(then)
