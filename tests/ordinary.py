@@ -1,15 +1,19 @@
-"""A mount by an ordinary user, through fusermount3: a fixture for the suites that import it."""
+"""Unions of ordinary users: mounted through fusermount3 (a fixture, for suites that import it), or in process."""
 
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mounts import Layers
+from trees import build
 
 SCRIPT = """
 set -e
@@ -50,3 +54,33 @@ def ordinary_user(layers: Layers, requires: Callable[..., None]) -> Callable[...
         return done.stdout
 
     return run
+
+
+@contextmanager
+def owned_by_a_person(name: str, tree: Mapping[str, Any]) -> Iterator[Layers]:
+    """Layers that belong to uid 1000, where other users can go."""
+    layers = Layers.create(Path("/tmp") / f"pyunionfs-{name}-{os.getpid()}")
+    root = layers.upper.parent
+    try:
+        build(layers.lower[0], tree)
+        for path in (root, *root.rglob("*")):
+            os.chown(path, 1000, 1000)
+        yield layers
+    finally:
+        shutil.rmtree(root)
+
+
+def as_a_person(call: Callable[[], int]) -> int:
+    """What a function returns (0 to 255) in a process of uid 1000, without any privilege."""
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            os.setgroups([])
+            os.setgid(1000)
+            os.setuid(1000)
+            code = call()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)

@@ -27,7 +27,7 @@ CHANGES: dict[ModuleType, frozenset[str]] = {
         """chmod chown copy_file_range fchmod fchown fdatasync fsync ftruncate lchown link mkdir mknod pwrite
         pwritev remove removexattr rename replace rmdir setxattr symlink truncate unlink utime write"""
     ),
-    linux: _words("ficlone renameat2"),
+    linux: _words("fallocate ficlone renameat2 utimensat"),
 }
 # These return a new descriptor; some flags make the first a change as well.
 OPENS: dict[ModuleType, frozenset[str]] = {

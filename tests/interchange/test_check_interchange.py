@@ -13,13 +13,13 @@ from pathlib import Path
 import changes
 import mounts
 import pytest
-import stacks
 from mounts import Layers, Mounter, Options
 from trees import File, HardLink, Whiteout, build, diff, snapshot
 
 from pyunionfs import Overlay
 from pyunionfs.check import PROBLEMS, Finding, Severity, check
 from pyunionfs.overlay import workdir
+from pyunionfs.verify import stacks
 
 REDIRECT: Options = {**mounts.PLAIN, "redirect_dir": "on"}
 METACOPY: Options = {**REDIRECT, "metacopy": "on", "index": "on"}
@@ -120,10 +120,10 @@ def test_random_changes_leave_nothing_to_complain_of(
     mounter, options = writer
     trees = range(seed * TREES, (seed + 1) * TREES)
     layers = Layers.create(tmp_path, lowers=stacks.LAYERS)
-    prefix = "user.overlay." if options.get("userxattr") else "trusted.overlay."
-    for number, lower in enumerate(layers.lower):
-        for tree in trees:
-            build(lower / str(tree), stacks.layer_of(tree, number, prefix))
+    shape = stacks.Shape("user.overlay." if options.get("userxattr") else "trusted.overlay.")
+    for tree in trees:
+        for lower, directory in zip(layers.lower, stacks.layers_of(str(tree), shape), strict=True):
+            build(lower / str(tree), {"r": directory})
     told = []
     for turn in range(2):
         with mounter(layers, options) as merged:
@@ -138,8 +138,9 @@ def test_a_repair_leaves_the_view_as_it_is(tmp_path: Path, requires: Callable[..
     requires("kernel_overlay", "handles", "other_users", "devices")
     choices = random.Random(seed)
     layers = Layers.create(tmp_path / "a", lowers=stacks.LAYERS)
-    for number, lower in enumerate(layers.lower):
-        build(lower, stacks.layer_of(seed, number, "trusted.overlay."))
+    trees = stacks.layers_of(str(seed), stacks.Shape("trusted.overlay."))
+    for number, (lower, directory) in enumerate(zip(layers.lower, trees, strict=True)):
+        build(lower, {"r": directory})
         build(lower / "links", {"one": f"in {number}", "two": HardLink("one"), "three": HardLink("one")})
     with mounts.kernel(layers, METACOPY) as merged:
         changes.change_at_random(merged, choices, 100)

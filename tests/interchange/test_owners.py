@@ -11,6 +11,7 @@ from pathlib import Path
 import mounts
 import pytest
 from mounts import Layers
+from ordinary import as_a_person, owned_by_a_person
 from trees import Dir, File, build
 
 from pyunionfs import Overlay, Paths
@@ -129,10 +130,6 @@ def test_owner_and_mode_are_kept_in_an_xattr(layers: Layers, value: str, name: s
 
 
 def give_away(layers: Layers) -> int:
-    """As a person without any privilege, in process; returns an exit code."""
-    os.setgroups([])
-    os.setgid(1000)
-    os.setuid(1000)
     with Overlay(layers.lower, layers.upper, layers.work, options={"xattr_permissions": "2"}) as overlay:
         ino = overlay.lookup(overlay.root.ino, b"file").ino
         attr = overlay.setattr(ino, SetAttr(uid=0, gid=5, mode=0o4755), Caller(0, 0))
@@ -141,21 +138,6 @@ def give_away(layers: Layers) -> int:
 
 def test_an_ordinary_user_may_give_objects_away(tmp_path: Path, requires: Callable[..., None]) -> None:
     requires("other_users")
-    root = Path("/tmp") / f"pyunionfs-{tmp_path.name}-{os.getpid()}"  # where other users can go
-    layers = Layers.create(root)
-    try:
-        build(layers.lower[0], {"file": "x"})
-        for path in (root, *root.rglob("*")):
-            os.chown(path, 1000, 1000)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = give_away(layers)
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+    with owned_by_a_person(tmp_path.name, {"file": "x"}) as layers:
+        assert as_a_person(lambda: give_away(layers)) == 0
         assert os.getxattr(layers.upper / "file", "user.containers.override_stat") == b"0:5:4755"
-    finally:
-        shutil.rmtree(root)

@@ -16,7 +16,8 @@ from typing import Any
 import mounts
 import pytest
 from mounts import Layers, Options
-from trees import build
+from ordinary import as_a_person, owned_by_a_person
+from trees import HardLink, build
 
 from pyunionfs import Overlay, Paths
 from pyunionfs.vfs import Caller, SetAttr
@@ -135,10 +136,6 @@ def test_a_lower_directory_is_renamed(on_both: Callable[..., tuple[Any, Any]]) -
 
 
 def use_what_the_kernel_refuses(layers: Layers) -> int:
-    """As a person without any privilege, in process; returns an exit code."""
-    os.setgroups([])
-    os.setgid(1000)
-    os.setuid(1000)
     options = {"userxattr": "on", "redirect_dir": "on", "metacopy": "on", "index": "on"}
     for remounted in (False, True):
         with Overlay(layers.lower, layers.upper, layers.work, options=options) as overlay:
@@ -158,26 +155,11 @@ def test_an_ordinary_user_has_redirects_metacopies_and_the_index(
     tmp_path: Path, requires: Callable[..., None]
 ) -> None:
     requires("other_users", "kernel_overlay")
-    root = Path("/tmp") / f"pyunionfs-{tmp_path.name}-{os.getpid()}"  # where other users can go
-    layers = Layers.create(root)
-    try:
-        build(layers.lower[0], {"dir": {"file": "x"}, "big": "x" * (1 << 20), "one": "x"})
-        os.link(layers.lower[0] / "one", layers.lower[0] / "two")
+    tree = {"dir": {"file": "x"}, "big": "x" * (1 << 20), "one": "x", "two": HardLink("one")}
+    with owned_by_a_person(tmp_path.name, tree) as layers:
         for option in ({"redirect_dir": "on"}, {"metacopy": "on"}):
             with pytest.raises(OSError), mounts.kernel(layers, {"userxattr": True, **option}):
                 pass
-        for path in (root, *root.rglob("*")):
-            os.chown(path, 1000, 1000)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = use_what_the_kernel_refuses(layers)
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert as_a_person(lambda: use_what_the_kernel_refuses(layers)) == 0
         assert os.lstat(layers.upper / "big").st_blocks * 512 < 1 << 20
         assert os.getxattr(layers.upper / "moved", "user.overlay.redirect") == b"dir"
-    finally:
-        shutil.rmtree(root)
