@@ -41,7 +41,8 @@ HARMLESS: dict[ModuleType, frozenset[str]] = {
         pread readlink stat strerror urandom"""
     ),
     linux: _words(
-        "filesystem_uuid malloc_trim measure_verity name_to_handle_at syncfs mount mount_setattr umount2"
+        """filesystem_uuid getdents malloc_trim measure_verity name_to_handle_at syncfs mount mount_setattr
+        umount2 unshare"""
     ),
 }
 _HANDLE = re.compile(r"\b[0-9a-f]{32,}\b")  # names in the index
