@@ -84,6 +84,10 @@ def _no_handles(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return not shape.handles and kernel.differs(ours) == "inode_kept"
 
 
+def _absent_first(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return (kernel.outcome, ours.outcome, step.verb) == ("EPERM", "ENODATA", "removexattr") and not shape.owners
+
+
 def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return shape.exported and kernel != ours and _equal_but_links(kernel, ours)
 
@@ -196,6 +200,12 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "in a user namespace, which names are one file is not compared, nor that a number stays",
         "no origin can be opened there; the kernel then gives a name that is found anew the number of its copy",
         _no_handles,
+    ),
+    Divergence(
+        "privileged xattrs in a user namespace",
+        "EPERM and ENODATA are the same",
+        "the kernel forbids to remove what is not there; ours sees first that it is not there",
+        _absent_first,
     ),
     Divergence(
         "writer",
