@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 
 from ..events import Listener
@@ -140,7 +141,8 @@ class Overlay:
     def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
         inode = self.sb.table[ino]
         copy_up(self.sb, inode, data=changes.size is not None)
-        with self.sb.lock:
+        # Who completes a metacopy puts its times back at the end, and must not take back this change with them.
+        with self.sb.copying(inode) if inode.metacopy else nullcontext(), self.sb.lock:
             attr.setattr(self.sb, inode, changes, caller)
             return attr.getattr(self.sb, inode)
 

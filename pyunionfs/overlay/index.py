@@ -20,6 +20,7 @@ from . import marks
 from .inode import Inode
 from .layer import Backing, Layer
 from .marks import Namespace, Origin
+from .workdir import clear_away
 
 if TYPE_CHECKING:
     from .super import Superblock
@@ -98,8 +99,9 @@ class Index:
         return entry, st, self._lower_links(origin) if inode.upper is not None else inode.lower[0].stat().st_nlink
 
     def remove(self, entry: bytes) -> None:
-        """Remove the entry of an object that has lost its last name (ovl_cleanup_index)."""
-        os.unlink(entry, dir_fd=self._dir.fd)
+        """Remove the entry of an object that has lost its last name (ovl_cleanup_index): what is left, the next
+        mount removes."""
+        clear_away(self._dir, entry)
 
     def _lower_links(self, origin: Origin) -> int:
         for layer in self._lower:

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from unitstack import Stack
 
 from pyunionfs import Overlay, Paths, events
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE
+from pyunionfs.overlay.copy_data import copy_data
 from pyunionfs.vfs import ROOT, Caller, SetAttr
 
 ME = Caller(os.geteuid(), os.getegid())
@@ -469,3 +471,30 @@ def test_a_link_to_a_copy_marks_its_new_directory_impure(stack: Stack) -> None:
     assert os.getxattr(stack.upper / "dir", marks.impure) == b"y"
     stack.remount()
     assert stack.files.stat("dir/linked").ino == before
+
+
+def test_a_change_while_a_metacopy_is_completed_stays(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing: list[threading.Thread] = []
+
+    def copy_slowly(source: int, target: int, size: int) -> None:
+        changing.append(threading.Thread(target=change))
+        changing[0].start()
+        changing[0].join(0.2)  # it waits for the copy, or has been done
+        copy_data(source, target, size)
+
+    def change() -> None:
+        overlay.setattr(ino, SetAttr(mode=0o640, mtime_ns=12345), ME)
+
+    monkeypatch.setattr("pyunionfs.overlay.copy_up.copy_data", copy_slowly)
+    for name in ("upper2", "work2"):
+        (tmp_path / name).mkdir()
+    options = {"metacopy": "on"} if os.geteuid() == 0 else {"metacopy": "on", "userxattr": "on"}
+    with Overlay([stack.base], tmp_path / "upper2", tmp_path / "work2", options=options) as overlay:
+        ino = overlay.lookup(ROOT, b"only").ino
+        overlay.setattr(ino, SetAttr(mode=0o600), ME)
+        overlay.open(ino, os.O_WRONLY, ME)
+        changing[0].join()
+        attr = overlay.getattr(ino)
+        assert (stat.S_IMODE(attr.mode), attr.mtime_ns) == (0o640, 12345)
