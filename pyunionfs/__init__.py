@@ -36,6 +36,7 @@ module                          kernel                answers
 :mod:`.transport.libfuse`       fs/fuse               requests of the kernel, by pyfuse3 and trio
 :mod:`.image`                   -                     image archives: read, verify, unpack, store
 :mod:`.views`                   -                     explain, diff: what a union shows and why
+:mod:`.check`                   -                     fsck for upper directories: find damage, repair it
 :mod:`.verify`                  fs/overlayfs          the same as the kernel? random operations on both
 :mod:`.daemon`                  -                     overlay + transport + process = a mount
 :mod:`.cli`                     mount(8)              the command line

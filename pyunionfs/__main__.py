@@ -1,6 +1,8 @@
 """``python -m pyunionfs``."""
 
+import sys
+
 from .cli import main
 
 if __name__ == "__main__":
-    main(prog_name="pyunionfs")
+    sys.exit(main(prog_name="pyunionfs"))

@@ -120,7 +120,7 @@ def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
 
 
 def _log_event(event: events.Event) -> None:
-    path = os.fsdecode(event.path)
+    path = _one_line(event.path)
     match event:
         case events.CopyUp():
             log.info("copy up /%s (%d bytes from lower %d)", path, event.size, event.layer - 1)
@@ -129,7 +129,12 @@ def _log_event(event: events.Event) -> None:
         case events.Opaque():
             log.info("opaque /%s", path)
         case events.Redirect():
-            log.info("redirect /%s to %s", path, os.fsdecode(event.target))
+            log.info("redirect /%s to %s", path, _one_line(event.target))
+
+
+def _one_line(name: bytes) -> str:
+    """A name for the log: it may hold anything, also what looks like a line of the log."""
+    return repr(os.fsdecode(name))[1:-1]
 
 
 def start(spec: MountSpec, *, log_file: str | None = None) -> int:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-# The helpers of these suites serve the others as well.
-sys.path[:0] = [str(Path(__file__).parent / suite) for suite in ("posix", "differential")]
+# The helpers of this suite serve the others as well.
+sys.path.insert(0, str(Path(__file__).parent / "posix"))
 
-import mounts  # noqa: E402 - needs the path above
-import syscalls  # noqa: E402
+import mounts
+import syscalls
 
 
 @contextmanager

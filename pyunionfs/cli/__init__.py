@@ -17,6 +17,7 @@ _COMMANDS = {
     "refresh": ("mount", "refresh"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
+    "check": ("check", "check"),
     "image": ("image", "image"),
     "verify": ("verify", "verify"),
 }

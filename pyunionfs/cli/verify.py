@@ -192,8 +192,11 @@ def _place(directory: str | None) -> Iterator[Path]:
     if os.geteuid() != 0:
         _cannot("mounting the kernel's overlayfs needs root (unshare -Urm makes one, for --options-set userxattr)")
     try:
+        from ..verify.mounting import let_go_of_fuse
+
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount(b"none", b"/", b"", linux.MS_REC | linux.MS_PRIVATE, b"")
+        let_go_of_fuse()
     except OSError as error:
         _cannot(f"no mount namespace of its own: {error.strerror}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

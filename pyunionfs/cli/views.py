@@ -10,6 +10,7 @@ import click
 from .. import daemon
 from ..transport import mount as system
 from ..views.union import Union, relative
+from .text import printable
 
 _lower = click.option("--lower", metavar="A[:B...]", help="The lower layers of a union that is not mounted.")
 _userxattr = click.option("--userxattr", is_flag=True, help="Its marks are in user.overlay.*.")
@@ -56,13 +57,13 @@ def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool
         click.echo(json.dumps([asdict(answer) for answer in answers], indent=2))
         return
     for answer in answers:
-        click.echo(f"{answer.path}" + ("" if answer.exists else "  (does not exist)"))
+        click.echo(printable(answer.path) + ("" if answer.exists else "  (does not exist)"))
         width = max(len(row.layer) for row in answer.rows)
-        seen = max(len(row.found) for row in answer.rows)
+        seen = max(len(printable(row.found)) for row in answer.rows)
         for row in answer.rows:
             mark = "*" if row.provides else " "
             rule = f"rule {row.rule}: " if row.rule else ""
-            click.echo(f"  {mark} {row.layer:<{width}}  {row.found:<{seen}}  {rule}{row.why}")
+            click.echo(f"  {mark} {row.layer:<{width}}  {printable(row.found):<{seen}}  {rule}{row.why}")
         if answer.provider:
             click.echo(f"  provided by: {answer.provider}")
         click.echo(f"  a write:     {answer.on_write}")
@@ -97,4 +98,4 @@ def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
         click.echo(json.dumps([{"path": change.path, "kind": change.kind} for change in changes], indent=2))
         return
     for change in changes:
-        click.echo(f"{change.kind} {change.path}")
+        click.echo(f"{change.kind} {printable(change.path)}")

@@ -25,8 +25,9 @@ def normalise(reference: str) -> str:
         raise ImageError(f"{show(reference)} is no image reference (repository:tag)")
     name, tag, digest = match[1], match[2], match[3] or ""
     for prefix in _DEFAULT_PREFIXES:
-        if name.startswith(prefix):
-            name = name[len(prefix) :]
+        rest = name.removeprefix(prefix)
+        if rest != name and not rest.startswith(_DEFAULT_PREFIXES):  # whose short form would be another image's
+            name = rest
             break
     return f"{name}:{tag or 'latest'}{digest}" if tag or not digest else name + digest
 

@@ -2,11 +2,18 @@
 
 import os
 import stat
+import time
+from dataclasses import replace
 
 from ..vfs import Attr, Caller, SetAttr, Statfs
 from .file import truncate
 from .inode import Inode, map_ino
+from .layer import Backing
+from .ownership import Owner, Ownership
+from .readdir import readdir
 from .super import Superblock
+
+_DAY_NS = 86_400 * 10**9
 
 
 def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> Attr:
@@ -17,9 +24,12 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
     real = inode.real
     if st is None:
         st = real.stat()
-    mode = st.st_mode
+    mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
+    if sb.ownership is not None:
+        owner = sb.ownership.shown(real, st)
+        mode, uid, gid = stat.S_IFMT(mode) | owner.mode, owner.uid, owner.gid
     if inode.is_dir:
-        nlink = 0 if inode.unlinked else 1 if inode.is_merge else st.st_nlink
+        nlink = 0 if inode.unlinked else _links_of_merged(sb, inode) if inode.is_merge else st.st_nlink
     elif inode.indexed:
         nlink = inode.nlink
     else:  # what is whited out still has its name in the lower layer
@@ -29,15 +39,38 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
         inode.const_ino or map_ino(real, st.st_ino),
         mode,
         nlink,
-        st.st_uid,
-        st.st_gid,
+        uid,
+        gid,
         st.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         st.st_size,
         _blocks_of_data(inode, st) if inode.metacopy else st.st_blocks,
-        st.st_atime_ns,
+        max(st.st_atime_ns, inode.read_ns),
         st.st_mtime_ns,
         st.st_ctime_ns,
     )
+
+
+def _links_of_merged(sb: Superblock, directory: Inode) -> int:
+    """1, as in the kernel: "not counted"; with ``posix=on`` 2 and one for each directory in it, as find(1) expects.
+    Counted when asked for, and again after one came or went."""
+    if not sb.params.posix:
+        return 1
+    if not directory.nlink:
+        directory.nlink = 2 + sum(entry.type == stat.S_IFDIR for entry in readdir(sb, directory))
+    return directory.nlink
+
+
+def note_read(inode: Inode) -> None:
+    """With ``posix=on``, have a read of a lower object show in its atime, by the rule of relatime (mount(8)).
+
+    Lower layers are not written to, so it is kept in memory, and forgotten at the unmount.
+    """
+    now = time.time_ns()
+    if inode.upper is not None or now - inode.read_ns < _DAY_NS:
+        return
+    st = inode.real.stat()
+    if st.st_atime_ns <= max(st.st_mtime_ns, st.st_ctime_ns) or now - st.st_atime_ns >= _DAY_NS:
+        inode.read_ns = now
 
 
 def _blocks_of_data(inode: Inode, st: os.stat_result) -> int:
@@ -53,6 +86,9 @@ def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> N
     assert upper is not None
     if changes.size is not None:
         truncate(sb, inode, changes.size, caller)
+    if sb.ownership is not None:
+        _give(sb.ownership, upper, changes)
+        changes = replace(changes, uid=None, gid=None, mode=None)
     if changes.uid is not None or changes.gid is not None:
         upper.chown(-1 if changes.uid is None else changes.uid, -1 if changes.gid is None else changes.gid)
     if changes.mode is not None:
@@ -63,6 +99,20 @@ def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> N
             st.st_atime_ns if changes.atime_ns is None else changes.atime_ns,
             st.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
         )
+
+
+def _give(ownership: Ownership, upper: Backing, changes: SetAttr) -> None:
+    if changes.uid is changes.gid is changes.mode is None:
+        return
+    st = upper.stat()
+    owner = ownership.of(upper, st)
+    uid, gid = ownership.meant(changes.uid or 0, changes.gid or 0)
+    wanted = Owner(
+        owner.uid if changes.uid is None else uid,
+        owner.gid if changes.gid is None else gid,
+        owner.mode if changes.mode is None else stat.S_IMODE(changes.mode),
+    )
+    ownership.give(upper, st, wanted)
 
 
 def statfs(sb: Superblock) -> Statfs:

@@ -20,6 +20,7 @@ from .inode import Inode
 from .layer import Backing
 from .lookup import peek
 from .merge import Kind
+from .ownership import OVERRIDES, Owner
 from .super import Superblock
 
 _ACL = "system.posix_acl_"
@@ -41,7 +42,7 @@ def copy_up(sb: Superblock, inode: Inode, *, data: bool = True, size: int | None
             if inode.upper is None:
                 _copy_up_regular(sb, inode, size, data=data or not sb.params.metacopy)
             if data and inode.metacopy:
-                _copy_up_data(sb, inode, size)
+                _copy_up_data(sb, inode)
         return
     with sb.lock:
         if inode.upper is None:
@@ -63,19 +64,20 @@ def _parent_up(sb: Superblock, inode: Inode) -> Backing:
 
 def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bool) -> None:
     _, workdir = sb.writable()
-    with sb.lock:
-        if not inode.unlinked:
-            _parent_up(sb, inode)
-        source = inode.lower[0]
-        st = source.stat()
-        find_data(sb, inode)  # or fail now, also if only its metadata is to be copied (ovl_verify_lowerdata)
-        source_fd = open_lower(sb, inode) if data or sb.params.verity != "off" else -1
-        mark = None
-        if not data:
-            mark = verity.digest_of(source_fd) if source_fd >= 0 else marks.Metacopy()
-            data = sb.params.verity == "require" and not mark.algorithm
-        metadata = _Metadata(sb, inode, source, st, None if data else mark)
+    source_fd = -1
     try:
+        with sb.lock:
+            if not inode.unlinked:
+                _parent_up(sb, inode)
+            source = inode.lower[0]
+            st = source.stat()
+            find_data(sb, inode)  # or fail now, also if only its metadata is to be copied (ovl_verify_lowerdata)
+            source_fd = open_lower(sb, inode) if data or sb.params.verity != "off" else -1
+            mark = None
+            if not data:
+                mark = verity.digest_of(source_fd) if source_fd >= 0 else marks.Metacopy()
+                data = sb.params.verity == "require" and not mark.algorithm
+            metadata = _Metadata(sb, inode, source, st, None if data else mark)
         length = 0 if not data else st.st_size if size is None else min(size, st.st_size)
         with workdir.temp() as temp:
             dir_fd, name = temp.at()
@@ -103,8 +105,12 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
             os.close(source_fd)
 
 
-def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
-    """Complete a metacopy in place (ovl_copy_up_meta_inode_data): it is one until its mark is removed."""
+def _copy_up_data(sb: Superblock, inode: Inode) -> None:
+    """Complete a metacopy in place (ovl_copy_up_meta_inode_data): it is one until its mark is removed.
+
+    All of the data is copied, also if the file is about to be shortened: or a crash in between would show
+    something that it never was.
+    """
     upper = inode.upper
     assert upper is not None
     with sb.lock:
@@ -118,16 +124,15 @@ def _copy_up_data(sb: Superblock, inode: Inode, size: int | None) -> None:
             os.close(source_fd)
             raise
     try:
-        length = st.st_size if size is None else min(size, st.st_size)
-        copied = min(length, os.fstat(source_fd).st_size)
+        copied = min(st.st_size, os.fstat(source_fd).st_size)
         copy_data(source_fd, fd, copied)
-        os.ftruncate(fd, length)
+        if os.fstat(fd).st_size != st.st_size:
+            os.ftruncate(fd, st.st_size)
         if capability is not None:  # which writing has cleared
             os.setxattr(fd, "security.capability", capability)
         if os.fstat(fd).st_mode != st.st_mode:
             os.fchmod(fd, stat.S_IMODE(st.st_mode))
-        if length == st.st_size:
-            os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
+        os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
         if not sb.params.volatile:
             os.fsync(fd)
         with sb.lock:
@@ -293,7 +298,12 @@ class _Metadata:
         self._st = st
         self._metacopy = metacopy
         self._namespace = sb.marks
-        self._xattrs = {name: source.getxattr(name) for name in source.listxattr() if not sb.marks.is_private(name)}
+        self._ownership = sb.ownership
+        self._owner = Owner.of(st) if sb.ownership is None else sb.ownership.of(source, st)
+        kept = [name for name in source.listxattr() if not sb.marks.is_private(name)]
+        if source.layer.override is not None:
+            kept = [name for name in kept if name not in OVERRIDES]
+        self._xattrs = {name: source.getxattr(name) for name in kept}
         # None for one of several hard links: the copy is no longer the same object as the others.
         self._origin: bytes | None = None
         if sb.index is not None and must_copy_up(sb, inode):
@@ -305,18 +315,20 @@ class _Metadata:
     def apply(self, copy: Backing) -> None:
         """Owner first (chown clears setuid and capabilities), xattrs before the mode (which may forbid them to an
         ordinary user), the ACL after the mode (which it refines), times last."""
-        st = self._st
+        st, owner = self._st, self._owner
         mine = copy.stat()
-        if (mine.st_uid, mine.st_gid) != (st.st_uid, st.st_gid):
-            copy.chown(st.st_uid, st.st_gid)
+        if self._ownership is None and (mine.st_uid, mine.st_gid) != (owner.uid, owner.gid):
+            copy.chown(owner.uid, owner.gid)
         acls = {name for name in self._xattrs if name.startswith(_ACL)}
         self._set_xattrs(copy, self._xattrs.keys() - acls)
         if self._origin is not None:
             _try_setxattr(copy, self._namespace.origin, self._origin)
         if self._metacopy is not None:
             copy.setxattr(self._namespace.metacopy, self._metacopy.encode())
-        if not stat.S_ISLNK(st.st_mode):
-            copy.chmod(stat.S_IMODE(st.st_mode))
+        if self._ownership is not None:
+            self._ownership.give(copy, mine, owner)
+        elif not stat.S_ISLNK(st.st_mode):
+            copy.chmod(owner.mode)
         self._set_xattrs(copy, acls)
         copy.utime(st.st_atime_ns, st.st_mtime_ns)
 

@@ -18,6 +18,7 @@ from .inode import Inode
 from .layer import Backing
 from .lookup import check_name, find, peek
 from .merge import Kind
+from .ownership import Owner
 from .readdir import is_empty
 from .redirect import set_redirect
 from .super import Superblock
@@ -56,7 +57,7 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
     if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
     over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
-    if over_whiteout or not _is_born_right(upper.stat(), mode, caller):
+    if over_whiteout or sb.ownership is not None or not _is_born_right(upper.stat(), mode, caller):
         new = _make_aside(sb, parent, name, mode, caller, make, over_whiteout=over_whiteout)
     else:
         make(upper.dir_fd(), name, stat.S_IMODE(mode))
@@ -89,7 +90,7 @@ def _make_aside(
     with _stage(sb, upper) as new:
         dir_fd, temp_name = new.at()
         make(dir_fd, temp_name, stat.S_IMODE(mode))
-        _own(new, upper.stat(), mode, caller)
+        _own(sb, new, upper, mode, caller)
         flags = linux.RENAME_NOREPLACE
         if over_whiteout and stat.S_ISDIR(mode):
             new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
@@ -135,22 +136,31 @@ def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
             temp.drop()
 
 
-def _own(new: Backing, parent: os.stat_result, mode: int, caller: Caller) -> None:
+def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Caller) -> None:
     """Give a new object the owner that the caller would have given it (inode_init_owner)."""
-    st = new.stat()
-    gid = parent.st_gid if parent.st_mode & stat.S_ISGID else caller.gid
-    if (st.st_uid, st.st_gid) != (caller.uid, gid):
-        new.chown(caller.uid, gid)
+    st, parent_st = new.stat(), directory.stat()
+    uid, gid, parent = caller.uid, caller.gid, Owner.of(parent_st)
+    if sb.ownership is not None:
+        uid, gid = sb.ownership.meant(uid, gid)
+        parent = sb.ownership.of(directory, parent_st)
     special = mode & 0o7000
-    if stat.S_ISDIR(mode) and parent.st_mode & stat.S_ISGID:
-        special |= stat.S_ISGID
+    if parent.mode & stat.S_ISGID:
+        gid = parent.gid
+        special |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
+    owner = Owner(uid, gid, stat.S_IMODE(st.st_mode) & 0o777 | special)
+    if sb.ownership is not None:
+        sb.ownership.give(new, st, owner)
+        return
+    if (st.st_uid, st.st_gid) != (uid, gid):
+        new.chown(uid, gid)
     if special and not stat.S_ISLNK(mode):  # chown clears them, and mkdir ignores them
-        new.chmod(stat.S_IMODE(new.stat().st_mode) & 0o777 | special)
+        new.chmod(owner.mode)
 
 
 def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
     inode = Inode(parent, name, stat.S_IFMT(mode))
     inode.upper = upper
+    parent.nlink = 0
     sb.table.add(inode, upper.stat().st_ino)
     return inode
 
@@ -223,6 +233,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         raise
+    parent.nlink = 0
     if inode.indexed:
         inode.nlink -= 1
     if inode.aliases is not None and survives:

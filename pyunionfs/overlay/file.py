@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..vfs import Caller
@@ -170,7 +171,7 @@ def open_lower(sb: "Superblock", inode: Inode) -> int:
 
 def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes; fewer only at the end of the file."""
-    if inode.metacopy:  # its data may be longer: a crash came between shortening and completing it
+    if inode.metacopy:  # the data below may be longer, in layers made by hand
         with sb.lock:
             size = min(size, max(inode.real.stat().st_size - offset, 0))
     with sb.files.use(inode, write=False) as fd:
@@ -183,7 +184,7 @@ def write(
     """Write to the copy in the upper layer; returns the number of bytes written."""
     with sb.files.use(inode, write=True) as fd:
         if kill_suid:
-            drop_suid(fd)
+            drop_suid(sb, inode, fd)
         if sync:
             return os.pwritev(fd, [data], offset, os.RWF_DSYNC)
         return os.pwrite(fd, data, offset)
@@ -193,7 +194,7 @@ def truncate(sb: "Superblock", inode: Inode, size: int, caller: Caller) -> None:
     """Set the size; a caller without CAP_FSETID loses the file its setuid bit."""
     with sb.files.use(inode, write=True) as fd:
         if caller.uid != 0:
-            drop_suid(fd)
+            drop_suid(sb, inode, fd)
         os.ftruncate(fd, size)
 
 
@@ -213,16 +214,23 @@ def fsync(sb: "Superblock", inode: Inode, *, data_only: bool) -> None:
         (os.fdatasync if data_only else os.fsync)(fd)
 
 
-def drop_suid(fd: int) -> None:
+def drop_suid(sb: "Superblock", inode: Inode, fd: int) -> None:
     """Clear the bits that a write by an ordinary user clears (setattr_should_drop_suidgid). Root's daemon
     has CAP_FSETID, so the backing filesystem would keep them."""
-    mode = os.fstat(fd).st_mode
-    kill = mode & 0o4000
-    if mode & 0o2010 == 0o2010:
-        kill |= 0o2000
-    if kill:
+    st = os.fstat(fd)
+    upper = inode.upper
+    if sb.ownership is not None and upper is not None:
+        owner = sb.ownership.of(upper, st)
+        if kill := _dropped(owner.mode):
+            sb.ownership.give(upper, st, replace(owner, mode=owner.mode & ~kill))
+        return
+    if kill := _dropped(st.st_mode):
         try:
-            os.fchmod(fd, mode & 0o7777 & ~kill)
+            os.fchmod(fd, st.st_mode & 0o7777 & ~kill)
         except OSError as error:
             if error.errno != errno.EPERM:  # a file of somebody else: its own kernel clears the bits then
                 raise
+
+
+def _dropped(mode: int) -> int:
+    return mode & 0o4000 | (0o2000 if mode & 0o2010 == 0o2010 else 0)

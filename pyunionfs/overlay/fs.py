@@ -122,6 +122,8 @@ class Overlay:
 
     def readdir(self, ino: Ino) -> Sequence[DirEntry]:
         with self.sb.lock:
+            if self.sb.params.posix:
+                attr.note_read(self.sb.table[ino])
             return readdir.readdir(self.sb, self.sb.table[ino])
 
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
@@ -137,7 +139,7 @@ class Overlay:
 
     def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
         inode = self.sb.table[ino]
-        copy_up(self.sb, inode, data=changes.size is not None, size=changes.size)
+        copy_up(self.sb, inode, data=changes.size is not None)
         with self.sb.lock:
             attr.setattr(self.sb, inode, changes, caller)
             return attr.getattr(self.sb, inode)
@@ -259,7 +261,11 @@ class Overlay:
         self.sb.table[ino].opens -= 1
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:
-        return file.read(self.sb, self.sb.table[ino], offset, size)
+        inode = self.sb.table[ino]
+        if self.sb.params.posix and inode.upper is None:
+            with self.sb.lock:
+                attr.note_read(inode)
+        return file.read(self.sb, inode, offset, size)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
         inode = self.sb.table[ino]

@@ -40,6 +40,7 @@ class Inode:
         "nlink",
         "opens",
         "parent",
+        "read_ns",
         "redirect",
         "type",
         "unlinked",
@@ -63,7 +64,10 @@ class Inode:
         self.aliases: set[tuple[Inode, bytes]] | None = None  # all known names, where there are several
         self.link_keys: tuple[tuple[int, int], ...] = ()  # of its objects, where they have several names
         self.indexed = False  # several names that are kept together by the index, see index.py
-        self.nlink = 0  # of an indexed inode: how many names the union shows
+        self.nlink = (
+            0  # of an indexed inode: how many names the union shows; of a directory, 0 before it is counted
+        )
+        self.read_ns = 0  # when it was last read, where the layer may not tell
         self.lower_links = 0  # and how many its lower object has
         self.metacopy = False  # the topmost object has no data; the last lower one does
         self.data_path = b""  # or, if this is set, the object of that path in a data-only layer
@@ -181,6 +185,8 @@ class InodeTable:
             inode.unlinked = False
             inode.parent, inode.name = parent, name
             inode.aliases.clear()
+        elif inode.upper is None:
+            inode.parent, inode.name = parent, name  # the last used is the one to be copied up
         inode.aliases.add((parent, name))
         parent.children_of()[name] = inode
 

@@ -14,6 +14,7 @@ All methods that take descriptors from the LRU run under the superblock's namesp
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 
 from .. import linux
@@ -43,6 +44,13 @@ class DirFds:
             os.close(oldest.fd)
             oldest.fd = -1
 
+    def close(self) -> None:
+        """Close all: also those that no inode leads to, as on the way of a redirect."""
+        for directory in self._open:
+            os.close(directory.fd)
+            directory.fd = -1
+        self._open.clear()
+
     def discard(self, directory: "Backing") -> None:
         """Stop tracking a directory; the descriptor, if any, is the caller's now."""
         self._open.pop(directory, None)
@@ -51,7 +59,19 @@ class DirFds:
 class Layer:
     """A layer's root, its place in the stack and what its filesystem is."""
 
-    __slots__ = ("_handles", "_uuid", "cloned", "dev", "fds", "fsid", "index", "path", "root", "writable")
+    __slots__ = (
+        "_handles",
+        "_uuid",
+        "cloned",
+        "dev",
+        "fds",
+        "fsid",
+        "index",
+        "override",
+        "path",
+        "root",
+        "writable",
+    )
 
     def __init__(self, path: bytes, root_fd: int, fds: DirFds, *, cloned: bool, writable: bool = False) -> None:
         self.path = path  # as the user knows it, for messages
@@ -59,6 +79,7 @@ class Layer:
         self.fsid = 0  # layers on one filesystem share it
         self.dev = os.fstat(root_fd).st_dev
         self.cloned = cloned
+        self.override: str | None = None  # the xattr that holds owners and modes, see ownership.py
         self.writable = writable
         self.fds = fds
         self.root = Backing(self, None, b".")
@@ -76,8 +97,7 @@ class Layer:
                 raise
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             return cls(path, fd, fds, cloned=False, writable=writable)
-        if not writable:
-            _protect(fd)
+        _protect(fd, writable=writable)
         return cls(path, fd, fds, cloned=True, writable=writable)
 
     def close(self) -> None:
@@ -133,11 +153,19 @@ class Layer:
             os.close(fd)
 
 
-def _protect(clone: int) -> None:
-    """Have nothing change a lower layer, not even its atimes, as the kernel does (ovl_get_layers)."""
+def _stale(name: bytes) -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+
+
+def _protect(clone: int, *, writable: bool) -> None:
+    """Have nothing change a lower layer, not even its atimes, as the kernel does (ovl_get_layers); and open no
+    device of any layer: the kernel does that for those who open it in the union."""
+    lower = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOATIME
     try:
         linux.mount_setattr(
-            clone, set_=linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOATIME, clear=linux.MOUNT_ATTR__ATIME
+            clone,
+            set_=linux.MOUNT_ATTR_NODEV | (0 if writable else lower),
+            clear=0 if writable else linux.MOUNT_ATTR__ATIME,
         )
     except OSError as error:
         # Linux 5.11 and older cannot; a user namespace may not where the mount's flags are locked.
@@ -229,11 +257,25 @@ class Backing:
         return b"/proc/self/fd/%d" % self.fd
 
     def open(self, flags: int) -> int:
-        """Open a regular file for I/O, or a directory with O_DIRECTORY. The caller closes it."""
+        """Open a regular file for I/O, or a directory with O_DIRECTORY. The caller closes it.
+
+        Raises ESTALE if something else has taken its place behind our back: opening a fifo would wait for its
+        other end (O_NONBLOCK), and devices are not opened by their layers' mounts (:func:`_protect`).
+        """
         if self._is_pinned():
             return os.open(self._pinned_path(), flags | os.O_CLOEXEC)
         fd, name = self.at()
-        return os.open(name, flags | _NOFOLLOW, dir_fd=fd)
+        try:
+            opened = os.open(name, flags | _NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ELOOP, errno.ENODEV):
+                raise _stale(name) from None
+            raise
+        kind = stat.S_IFMT(os.fstat(opened).st_mode)
+        if kind != (stat.S_IFDIR if flags & os.O_DIRECTORY else stat.S_IFREG):
+            os.close(opened)
+            raise _stale(name)
+        return opened
 
     def pin(self) -> None:
         """Hold the object by a descriptor, because its name is about to go away."""

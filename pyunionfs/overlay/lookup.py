@@ -19,8 +19,6 @@ from .layer import Backing
 from .merge import Kind
 from .super import Superblock
 
-_NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
-
 
 @dataclass(slots=True)
 class Found:
@@ -73,14 +71,11 @@ class Search:
         ended = False  # by an opaque directory on the way
         for position, name in enumerate(names):
             backing = directory.child(name)
-            try:
-                st = backing.stat()
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
+            st = _stat(backing)
+            if st is None:
                 self.found.append(Found(backing))
                 return Kind.WHITEOUT if ended else Kind.ABSENT
-            if self._is_whiteout(backing, st):
+            if _is_whiteout(self._sb, backing, st, self._xattr_whiteouts):
                 self.found.append(Found(backing, st))
                 return Kind.WHITEOUT
             is_final = position == len(names) - 1
@@ -152,15 +147,6 @@ class Search:
             self._path = up_to + rest
         return up_to
 
-    def _is_whiteout(self, backing: Backing, st: os.stat_result) -> bool:
-        if marks.is_whiteout_device(st.st_mode, st.st_rdev):
-            return True
-        return (
-            self._xattr_whiteouts
-            and marks.may_be_xattr_whiteout(st.st_mode, st.st_size)
-            and backing.find_xattr(self._namespace.whiteout) is not None
-        )
-
     def _opaque_mark(self, backing: Backing, st: os.stat_result) -> bytes | None:
         """The mark of a directory, also of one of ours that its owner made unreadable: or what it hides would
         come back."""
@@ -214,8 +200,12 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
     """As :func:`find`, with the attributes of its topmost object where they were read on the way."""
     known = parent.children_of().get(name)
     if known is not None:
+        if known.aliases is not None and known.upper is None:
+            known.parent, known.name = parent, name  # of several names, the last used is the one to be copied up
         return known, None
     check_name(name)
+    if len(name) > sb.name_max:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     if parent.unlinked:
         return None
     search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts)
@@ -238,17 +228,27 @@ def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_r
 def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool) -> Kind:
     """What one directory of one layer itself has under a name: ABSENT, WHITEOUT or OTHER."""
     backing = directory.child(name)
-    try:
-        st = backing.stat()
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
+    st = _stat(backing)
+    if st is None:
         return Kind.ABSENT
+    return Kind.WHITEOUT if _is_whiteout(sb, backing, st, xattr_whiteouts) else Kind.OTHER
+
+
+def _stat(backing: Backing) -> os.stat_result | None:
+    try:
+        return backing.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
+        return None
+
+
+def _is_whiteout(sb: Superblock, backing: Backing, st: os.stat_result, xattr_whiteouts: bool) -> bool:
+    """Whether an object hides its name; by an xattr only in a directory that says so (``opaque=x``)."""
     if marks.is_whiteout_device(st.st_mode, st.st_rdev):
-        return Kind.WHITEOUT
-    if xattr_whiteouts and marks.may_be_xattr_whiteout(st.st_mode, st.st_size):
-        return Kind.WHITEOUT if backing.find_xattr(sb.marks.whiteout) is not None else Kind.OTHER
-    return Kind.OTHER
+        return True
+    may_be = xattr_whiteouts and marks.may_be_xattr_whiteout(st.st_mode, st.st_size)
+    return may_be and backing.find_xattr(sb.marks.whiteout) is not None
 
 
 def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resolution: merge.Resolution) -> Inode:

@@ -4,19 +4,29 @@ The kernel lets module parameters change some defaults; ours are those of an unc
 """
 
 import errno
-from collections.abc import Mapping
+import re
+from collections import abc
 from dataclasses import dataclass
+
+from .ownership import Mapping
 
 REDIRECT_MAX = 256  # bytes of an absolute redirect: the module parameter redirect_max
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One mount option: the values it may have, the first being the default, and what it means."""
+    """One mount option: the values it may have, the first being the default, and what it means.
+
+    One without values takes any text, and is empty by default.
+    """
 
     name: str
     values: tuple[str, ...]
     help: str
+
+    @property
+    def default(self) -> str:
+        return self.values[0] if self.values else ""
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -29,7 +39,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("nfs_export", ("off", "on"), "keep what NFS export by the kernel needs: index=on"),
     Option("verity", ("off", "on", "require"), "check the data of metacopies by their fs-verity digests"),
     Option("volatile", ("off", "on"), "omit all syncs to the upper filesystem"),
-    Option("posix", ("off", "on"), "redirect_dir=on, index=on, link counts of merged directories"),
+    Option("uidmapping", (), "LAYERS:SHOWN:LENGTH[:...], show user ids of the layers as others"),
+    Option("gidmapping", (), "likewise for group ids"),
+    Option("squash_to_root", ("off", "on"), "show everything as root's"),
+    Option("squash_to_uid", (), "show everything as this user's"),
+    Option("squash_to_gid", (), "show everything as this group's"),
+    Option("xattr_permissions", ("0", "1", "2"), "keep owner and mode in an xattr: 1 security.*, 2 user.*"),
+    Option("posix", ("off", "on"), "redirect_dir=on, index=on; atime of lower files, links of merged directories"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -47,6 +63,12 @@ class Params:
     nfs_export: bool = False
     verity: str = "off"
     volatile: bool = False
+    uidmapping: tuple[Mapping, ...] = ()
+    gidmapping: tuple[Mapping, ...] = ()
+    squash_to_root: bool = False
+    squash_to_uid: int | None = None
+    squash_to_gid: int | None = None
+    xattr_permissions: int = 0
     posix: bool = False
 
     @property
@@ -60,14 +82,14 @@ class Params:
         return not self.index and not self.metacopy and self.redirect_dir != "on" and self.xino != "on"
 
 
-def parse(options: Mapping[str, str | bool | None], *, upper: bool, privileged: bool) -> Params:
+def parse(options: abc.Mapping[str, str | bool | None], *, upper: bool, privileged: bool) -> Params:
     """Check options given as ``name: value``; None, True and "" mean "on", False means "off".
 
     ``upper`` says whether there is an upper directory, ``privileged`` whether trusted xattrs may be used.
     Raises OSError(EINVAL) with a sentence for what is unknown, and for options that exclude each other.
     """
     given = {name: _value(name, raw) for name, raw in options.items()}
-    chosen = {option.name: option.values[0] for option in OPTIONS}
+    chosen = {option.name: option.default for option in OPTIONS}
     if given.get("posix") == "on":
         chosen |= {"redirect_dir": "on", "index": "on"}
     chosen |= given
@@ -84,21 +106,43 @@ def parse(options: Mapping[str, str | bool | None], *, upper: bool, privileged: 
         nfs_export=chosen["nfs_export"] == "on",
         verity=chosen["verity"],
         volatile=chosen["volatile"] == "on",
+        uidmapping=_mappings("uidmapping", chosen["uidmapping"]),
+        gidmapping=_mappings("gidmapping", chosen["gidmapping"]),
+        squash_to_root=chosen["squash_to_root"] == "on",
+        squash_to_uid=_number("squash_to_uid", chosen["squash_to_uid"]) if chosen["squash_to_uid"] else None,
+        squash_to_gid=_number("squash_to_gid", chosen["squash_to_gid"]) if chosen["squash_to_gid"] else None,
+        xattr_permissions=int(chosen["xattr_permissions"]),
         posix=chosen["posix"] == "on",
     )
+
+
+def _mappings(name: str, text: str) -> tuple[Mapping, ...]:
+    """``0:1000:1:1:110000:65536``; podman writes a colon before the first as well."""
+    numbers = [_number(name, word) for word in re.split("[:,]", text.removeprefix(":"))] if text else []
+    if len(numbers) % 3:
+        raise OSError(errno.EINVAL, f"mount option {name}={text}: not triples LAYERS:SHOWN:LENGTH")
+    return tuple(Mapping(*numbers[start : start + 3]) for start in range(0, len(numbers), 3))
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise OSError(errno.EINVAL, f"mount option {name}: {text!r} is no id")
+    return int(text)
 
 
 def _value(name: str, raw: str | bool | None) -> str:
     option = _BY_NAME.get(name)
     if option is None:
         raise OSError(errno.EINVAL, f"unknown mount option {name!r} (known: {', '.join(_BY_NAME)})")
+    if not option.values:
+        return str(raw or "")
     value = "on" if raw in (None, True, "") else "off" if raw is False else str(raw)
     if value not in option.values:
         raise OSError(errno.EINVAL, f"mount option {name}={value}: not one of {', '.join(option.values)}")
     return value
 
 
-def _settle(chosen: dict[str, str], given: Mapping[str, str], *, upper: bool, privileged: bool) -> None:
+def _settle(chosen: dict[str, str], given: abc.Mapping[str, str], *, upper: bool, privileged: bool) -> None:
     """Resolve what options ask of each other (ovl_fs_params_verify): a default gives way to what was given, and
     of two that were given neither does."""
     if not upper:  # these say how to write
@@ -127,7 +171,7 @@ def _settle(chosen: dict[str, str], given: Mapping[str, str], *, upper: bool, pr
         chosen |= {"redirect_dir": "nofollow", "metacopy": "off"}
 
 
-def _give_way(chosen: dict[str, str], given: Mapping[str, str], name: str, other: str, needed: str) -> None:
+def _give_way(chosen: dict[str, str], given: abc.Mapping[str, str], name: str, other: str, needed: str) -> None:
     """``name=on`` needs ``other=needed``, and ``other`` is something else."""
     if name in given and other in given:
         raise _conflict(f"{name}=on,{other}={given[other]}")

@@ -19,6 +19,7 @@ def refresh(sb: Superblock) -> list[Change]:
     while directories:
         directory = directories.pop()
         children = directory.children_of()
+        directory.nlink = 0
         for name, inode in list(children.items()):
             if not _still_there(sb, directory, name, inode):
                 _detach(sb, directory, name, inode)

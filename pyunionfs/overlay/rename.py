@@ -144,6 +144,7 @@ def _moved(sb: Superblock, inode: Inode, parent: Inode, name: bytes, new_parent:
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
     new_parent.children_of()[new_name] = inode
+    parent.nlink = new_parent.nlink = 0
     upper = inode.upper
     assert upper is not None
     if inode.aliases is not None:

@@ -21,6 +21,7 @@ from .file import OpenFiles
 from .index import Index
 from .inode import Inode, InodeTable
 from .layer import Backing, DirFds, Layer
+from .ownership import Ownership, read_override
 from .params import Params
 from .workdir import Workdir, lock_directory, name_union
 
@@ -54,6 +55,8 @@ class Superblock:
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
         self.index: Index | None = None
+        self.name_max = 255
+        self.ownership: Ownership | None = None  # None: people see what the layers have
         self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
         self._held: list[int] = []  # descriptors that hold locks and mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
@@ -119,6 +122,7 @@ class Superblock:
             for backing in (inode.upper, *inode.lower):
                 if backing is not None:
                     backing.drop()
+        self.fds.close()
         if self.workdir is not None:
             self.workdir.close()
         if self.index is not None:
@@ -166,6 +170,11 @@ class Superblock:
             layer.fsid = devices.setdefault(layer.dev, len(devices))
             if self.params.uuid == "off":
                 layer.forget_uuid()
+            if self.params.xattr_permissions:
+                layer.override = read_override(layer.root)
+        rules = Ownership(self.params, self.upper)
+        self.ownership = None if rules.plain and not self.params.xattr_permissions else rules
+        self.name_max = max(os.fstatvfs(layer.root.fd).f_namemax for layer in self.layers)
 
 
 def default_work(upper: bytes) -> bytes:

@@ -188,33 +188,32 @@ def clear_away(parent: Backing, name: bytes) -> None:
 
 
 def remove_tree(parent: Backing, name: bytes) -> None:
-    """Remove whatever is at a name, if anything; mode bits of directories that we own do not stop it."""
-    dir_fd = parent.dir_fd()
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        _remove_directory(dir_fd, name)
+    """Remove whatever is at a name, if anything, however deep; mode bits of directories of ours do not stop it."""
+    stack = [parent.child(name)]
+    while stack:
+        node = stack[-1]
+        dir_fd, at = node.at()
+        try:
+            os.unlink(at, dir_fd=dir_fd)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            if inside := _empty(node, dir_fd):
+                stack += inside
+                continue
+        stack.pop()
 
 
-def _remove_directory(dir_fd: int, name: bytes) -> None:
+def _empty(directory: Backing, dir_fd: int) -> list[Backing]:
+    """Remove a directory if it is empty; otherwise returns what is in it."""
     try:
-        os.rmdir(name, dir_fd=dir_fd)
-        return
+        os.rmdir(directory.name, dir_fd=dir_fd)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-    fd = os.open(name, _OPEN_DIRECTORY, dir_fd=dir_fd)
-    try:
-        path = b"/proc/self/fd/%d" % fd
-        if os.fstat(fd).st_uid == os.geteuid():
-            os.chmod(path, 0o700)
-        for entry in os.listdir(path):
-            try:
-                os.unlink(entry, dir_fd=fd)
-            except IsADirectoryError:
-                _remove_directory(fd, entry)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=dir_fd)
+    else:
+        directory.drop()
+        return []
+    if directory.stat().st_uid == os.geteuid():
+        directory.chmod(0o700)
+    return [directory.child(entry.name) for entry in directory.scan()]

@@ -9,6 +9,7 @@ import os
 
 from .copy_up import copy_up
 from .inode import Inode
+from .ownership import OVERRIDES
 from .super import Superblock
 
 
@@ -17,24 +18,36 @@ def get(sb: Superblock, inode: Inode, name: str) -> bytes:
 
     But no ACL is ENODATA, wherever: the kernel asks for it at each check of permissions (fs/fuse/acl.c).
     """
+    stored = _stored(sb, name)
     try:
         with sb.lock:
-            return inode.real.getxattr(sb.marks.escape(name))
+            return inode.real.getxattr(stored)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and name.startswith("system.posix_acl_"):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
         raise
 
 
+def _stored(sb: Superblock, name: str) -> str:
+    """The name on disk. Raises EINVAL for overlay's bare prefix, which names nothing."""
+    if name == sb.marks.prefix:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+    if sb.params.xattr_permissions and name in OVERRIDES:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
+    return sb.marks.escape(name)
+
+
 def names(sb: Superblock, inode: Inode) -> list[str]:
     """The names that a user may see (ovl_listxattr)."""
     with sb.lock:
-        return [sb.marks.unescape(name) for name in inode.real.listxattr() if not sb.marks.is_private(name)]
+        mine = OVERRIDES if sb.params.xattr_permissions else ()
+        stored = [name for name in inode.real.listxattr() if not sb.marks.is_private(name) and name not in mine]
+        return [sb.marks.unescape(name) for name in stored]
 
 
 def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> None:
     """Set, after a copy-up; what XATTR_CREATE and XATTR_REPLACE refuse is found out before."""
-    stored = sb.marks.escape(name)
+    stored = _stored(sb, name)
     if flags:
         with sb.lock:
             exists = inode.real.find_xattr(stored) is not None
@@ -49,7 +62,7 @@ def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> N
 
 def remove(sb: Superblock, inode: Inode, name: str) -> None:
     """Remove; nothing is copied up for one that is not there (ovl_xattr_set)."""
-    stored = sb.marks.escape(name)
+    stored = _stored(sb, name)
     with sb.lock:
         inode.real.getxattr(stored)
     copy_up(sb, inode, data=False)

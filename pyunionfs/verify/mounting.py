@@ -6,9 +6,10 @@ options are flags of the mount, not of the overlay.
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,3 +152,15 @@ def able(mounter: Mounter, options: Options, root: Path) -> str:
     except OSError as error:
         return daemon.in_words(error)
     return ""
+
+
+def let_go_of_fuse() -> None:
+    """Detach what the private namespace has inherited of FUSE mounts: or their daemons would live on after their
+    unmount for as long as this runs."""
+    with open("/proc/self/mountinfo", "rb") as lines:
+        mounts = [line.split(b" ") for line in lines]
+    for fields in reversed(mounts):
+        if fields[fields.index(b"-") + 1].startswith(b"fuse"):
+            point = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), fields[4])
+            with suppress(OSError):
+                linux.umount2(point, linux.MNT_DETACH)

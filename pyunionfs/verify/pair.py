@@ -69,6 +69,8 @@ class Pair:
         """New lower layers with a copy of each of these trees: the names of the copies, "" where it cannot be."""
         self.close()
         self._lowers = tuple(self._root / f"lower{number}" for number in range(stacks.LAYERS))
+        for lower in self._lowers:  # also if no tree can be built
+            lower.mkdir(exist_ok=True)
         names = []
         for number, layers in enumerate(trees):
             try:

@@ -111,10 +111,11 @@ class Explorer:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    """Whether two objects are the same but for marks, times and names."""
+    """Whether two objects are the same but for marks, times and names; a metacopy has no data of its own."""
+    metacopy = any(name == b"overlay.metacopy" for entry in (one, other) for name, _ in entry.xattrs)
 
     def plain(entry: Entry) -> Entry:
         users = tuple((name, value) for name, value in entry.xattrs if not name.startswith(b"overlay."))
-        return replace(entry, xattrs=users, mtime_ns=0, links=())
+        return replace(entry, xattrs=users, mtime_ns=0, links=(), data=None if metacopy else entry.data)
 
     return plain(one) == plain(other)

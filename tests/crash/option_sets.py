@@ -2,7 +2,6 @@
 
 import functools
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,28 +20,36 @@ class OptionSet:
     name: str
     options: Options
     words: tuple[str, ...]
-    more: Sequence[Case] = ()
 
     def cases(self, *, everything: bool) -> list[Case]:
-        chosen = [case for case in CASES if everything or any(word in case.name for word in self.words)]
-        return [*chosen, *self.more]
+        possible = CASES + (REDIRECTING if self.options.get("redirect_dir") == "on" else [])
+        return [case for case in possible if everything or any(word in case.name for word in self.words)]
 
 
 OPTION_SETS = [
     OptionSet("plain", {}, ("",)),
+    OptionSet("userxattr", {"userxattr": True, "redirect_dir": "nofollow"}, ("rmdir", "over the whiteout of one")),
     OptionSet(
-        "userxattr",
-        {"userxattr": True, "redirect_dir": "nofollow"},
-        ("rmdir", "rename a new directory", "mkdir over"),
+        "redirect_dir",
+        {"redirect_dir": "on"},
+        (
+            "rename a lower directory",
+            "rename a merged",
+            "rename a renamed",
+            "exchange lower directories",
+            "over a merged one",
+        ),
     ),
-    OptionSet("redirect_dir", {"redirect_dir": "on"}, ("directory over", "exchange"), REDIRECTING),
-    OptionSet("metacopy", {"metacopy": "on", "redirect_dir": "on"}, ("metadata", "lower file", "lower hard link")),
-    OptionSet("index", {"index": "on"}, ("link", "lower hard", "over a whiteout", "rename a lower file")),
+    OptionSet(
+        "metacopy",
+        {"metacopy": "on", "redirect_dir": "on"},
+        ("metadata", "chmod a lower file", "append to a lower", "link a lower file", "rename a lower file over"),
+    ),
+    OptionSet("index", {"index": "on"}, ("hard link", "link a lower file", "chmod a lower")),
     OptionSet(
         "all",
         {"redirect_dir": "on", "metacopy": "on", "index": "on", "xino": "on"},
-        ("link a lower file", "rename a deep"),
-        REDIRECTING,
+        ("hard link", "metadata", "rename a merged", "rename a renamed"),
     ),
 ]
 

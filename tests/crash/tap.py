@@ -7,6 +7,7 @@ of theirs. ``test_tap.py`` fails when the core makes a call that no table here k
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ CHANGES: dict[ModuleType, frozenset[str]] = {
         """chmod chown copy_file_range fchmod fchown fdatasync fsync ftruncate lchown link mkdir mknod pwrite
         pwritev remove removexattr rename replace rmdir setxattr symlink truncate unlink utime write"""
     ),
-    linux: _words("ficlone renameat2"),
+    linux: _words("fallocate ficlone renameat2 utimensat"),
 }
 # These return a new descriptor; some flags make the first a change as well.
 OPENS: dict[ModuleType, frozenset[str]] = {
@@ -37,10 +38,13 @@ OPENS: dict[ModuleType, frozenset[str]] = {
 HARMLESS: dict[ModuleType, frozenset[str]] = {
     os: _words(
         """close fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
-        pread readlink stat strerror"""
+        pread readlink stat strerror urandom"""
     ),
-    linux: _words("filesystem_uuid malloc_trim name_to_handle_at syncfs mount mount_setattr umount2"),
+    linux: _words(
+        "filesystem_uuid malloc_trim measure_verity name_to_handle_at syncfs mount mount_setattr umount2"
+    ),
 }
+_HANDLE = re.compile(r"\b[0-9a-f]{32,}\b")  # names in the index
 _CHANGING_FLAGS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
 
@@ -93,4 +97,4 @@ def _paths(args: tuple[Any, ...]) -> Iterator[str]:
         text = os.fsdecode(arg) if isinstance(arg, str | bytes | os.PathLike) else ""
         last = text.rpartition("/")[2]
         if last and text.isprintable() and not (text.startswith("/proc/self/fd/") and last.isdecimal()):
-            yield last
+            yield _HANDLE.sub("HANDLE", last)

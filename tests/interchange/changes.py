@@ -5,12 +5,13 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import operations as ops
-import stacks
-from operations import Operation, Side
 from syscalls import RENAME_EXCHANGE, renameat2
 from trees import Dir, Fifo, File, HardLink, Node, Symlink
+
+from pyunionfs.verify import operations as ops
+from pyunionfs.verify import stacks
 
 TOP: dict[str, Node] = {
     "both": {"top": "top", "file": "top", "dir": {"top": "x"}},
@@ -78,38 +79,42 @@ def change(merged: Path) -> None:
     renameat2(merged / "moved", merged / "fifo", RENAME_EXCHANGE)
 
 
-def random_operation(choices: random.Random) -> Operation:
-    """An operation on the stacks of the differential test."""
+def random_operation(choices: random.Random) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """An operation of those of ``pyunionfs.verify``, and its arguments."""
 
     def path() -> str:
         return "/".join(choices.choices(stacks.NAMES, k=choices.randint(1, stacks.DEPTH)))
 
-    makers: list[Callable[[], Operation]] = [
-        lambda: ops.write(path(), os.O_WRONLY | os.O_CREAT, b"new", None),
-        lambda: ops.write(path(), os.O_WRONLY | os.O_APPEND, b"more", None),
-        lambda: ops.truncate(path(), 3),
-        lambda: ops.mkdir(path(), 0o755),
-        lambda: ops.rmdir(path()),
-        lambda: ops.unlink(path()),
-        lambda: ops.remove_tree(path()),
-        lambda: ops.rename(path(), path(), choices.choice((0, 0, 1, 2))),
-        lambda: ops.link(path(), path()),
-        lambda: ops.symlink("a", path()),
-        lambda: ops.mkfifo(path(), 0o644),
-        lambda: ops.mknod(path(), stat.S_IFSOCK | 0o644, 0),
-        lambda: ops.chmod(path(), 0o700),
-        lambda: ops.chown(path(), 1001, 1001),
-        lambda: ops.utime(path(), 12345),
-        lambda: ops.setxattr(path(), "user.b", b"new", 0),
+    makers: list[Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]] = [
+        lambda: (ops.write, (path(), os.O_WRONLY | os.O_CREAT, b"new", None)),
+        lambda: (ops.write, (path(), os.O_WRONLY | os.O_APPEND, b"more", None)),
+        lambda: (ops.truncate, (path(), 3)),
+        lambda: (ops.mkdir, (path(), 0o755)),
+        lambda: (ops.rmdir, (path(),)),
+        lambda: (ops.unlink, (path(),)),
+        lambda: (ops.remove_tree, (path(),)),
+        lambda: (ops.rename, (path(), path(), choices.choice((0, 0, 1, 2)))),
+        lambda: (ops.link, (path(), path(), False)),
+        lambda: (ops.symlink, ("a", path())),
+        lambda: (ops.mknod, (path(), (stat.S_IFIFO | 0o644, 0))),
+        lambda: (ops.mknod, (path(), (stat.S_IFSOCK | 0o644, 0))),
+        lambda: (ops.chmod, (path(), 0o700)),
+        lambda: (ops.chown, (path(), 1001, 1001)),
+        lambda: (ops.utime, (path(), (12345, 0), (12345, 0))),
+        lambda: (ops.setxattr, (path(), "user.b", b"new", 0)),
     ]
     return choices.choice(makers)()
 
 
 def change_at_random(merged: Path, choices: random.Random, steps: int) -> list[str]:
-    """Random changes; returns the outcome of each, as a shell would say it."""
-    side = Side(os.fsencode(merged))
+    """Random changes below ``r``; returns what was done, and the outcome of each."""
     told = []
-    for _ in range(steps):
-        operation = random_operation(choices)
-        told.append(f"{operation.shell}  # {ops.outcome(operation, side)}")
+    here = os.getcwd()
+    os.chdir(merged / "r")
+    try:
+        for _ in range(steps):
+            operation, arguments = random_operation(choices)
+            told.append(f"{operation.__name__}{arguments}  # {ops.outcome(operation, arguments, 0)}")
+    finally:
+        os.chdir(here)
     return told

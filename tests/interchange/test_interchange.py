@@ -9,9 +9,10 @@ from pathlib import Path
 import changes
 import mounts
 import pytest
-import stacks
 from mounts import Layers, Mounter, Options
 from trees import Device, Dir, File, Snapshot, Whiteout, build, diff, snapshot
+
+from pyunionfs.verify import stacks
 
 OPTIONS: dict[str, Options] = mounts.OPTION_SETS
 BOTH: dict[str, Mounter] = {"kernel": mounts.kernel, "ours": mounts.pyfuse3}
@@ -92,11 +93,16 @@ def test_taking_turns_gives_what_the_kernel_alone_gives(tmp_path: Path, options:
 
 
 def stacked(root: Path, options: Options, tree: int) -> Layers:
-    """The three lowers of one tree of the differential test."""
+    """The three lowers of one tree of ``pyunionfs.verify``."""
     layers = Layers.create(root, lowers=stacks.LAYERS)
-    prefix = "user.overlay." if options.get("userxattr") else "trusted.overlay."
-    for number, lower in enumerate(layers.lower):
-        build(lower, stacks.layer_of(tree, number, prefix))
+    shape = stacks.Shape(
+        "user.overlay." if options.get("userxattr") else "trusted.overlay.",
+        redirects=options["redirect_dir"] == "on",
+        metacopy=options["metacopy"] == "on",
+        index=options["index"] == "on",
+    )
+    for lower, directory in zip(layers.lower, stacks.layers_of(str(tree), shape), strict=True):
+        build(lower, {"r": stacks.placed(directory, "")})
     return layers
 
 

@@ -1,14 +1,13 @@
 """The daemon forgets what the kernel forgets: memory and descriptors come back."""
 
 import os
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mounts
 import pytest
+from daemons import descriptors, forget, resident
 from mounts import Layers, Mounter
 
 DIRECTORIES = 100
@@ -28,37 +27,11 @@ def large_lower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(lower)
 
 
-def resident(pid: int) -> int:
-    """Resident memory of a process in bytes."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1]) * 1024
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def walk(path: Path) -> int:
     count = 0
     for _, directories, files in os.walk(path):
         count += len(directories) + len(files)
     return count
-
-
-def drop_caches() -> None:
-    """Dentries and inodes: the kernel sends FORGET for each."""
-    Path("/proc/sys/vm/drop_caches").write_text("2\n")
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """FORGET has no reply to wait for: ask again for some seconds, with the caches dropped again."""
-    for _ in range(40):
-        drop_caches()
-        if condition():
-            return True
-        time.sleep(0.25)
-    return False
 
 
 @pytest.mark.slow
@@ -78,8 +51,8 @@ def test_what_the_kernel_forgets_the_daemon_forgets(
             full = resident(pid)
             assert descriptors(pid) < 2000
             # Not all: an allocator keeps some of it for the next time.
-            assert eventually(lambda full=full: resident(pid) - start < 0.6 * (full - start))
-            assert eventually(lambda: descriptors(pid) <= descriptors_at_start + 10)
+            assert forget(lambda full=full: resident(pid) - start < 0.6 * (full - start))
+            assert forget(lambda: descriptors(pid) <= descriptors_at_start + 10)
             after.append(resident(pid))
         assert after[-1] - after[0] < 16 << 20  # no growth from one walk to the next
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pyunionfs.overlay.params import OPTIONS
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
@@ -30,3 +32,19 @@ def test_files_that_it_names_exist() -> None:
     root = Path(__file__).parents[2]
     for name in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (root / name).exists(), name
+
+
+TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", README)))
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_the_feature_table_names_tests(name: str) -> None:
+    path, _, function = name.partition("::")
+    source = (Path(__file__).parents[2] / path).read_text()
+    assert not function or f"def {function}(" in source
+
+
+def test_every_mount_option_is_explained() -> None:
+    (section,) = re.findall(r"^## Mount options\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
+    for option in OPTIONS:
+        assert f"`{option.name}" in section, option.name
