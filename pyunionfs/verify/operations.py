@@ -167,8 +167,9 @@ def pwrite(fd: int, data: bytes, offset: int) -> Any:
 
 
 def append(fd: int, data: bytes) -> Any:
-    """At the end, wherever the position was (but a fifo has no position)."""
-    os.lseek(fd, 0, os.SEEK_END)
+    """At the end of a file, wherever the position was."""
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.lseek(fd, 0, os.SEEK_END)
     return os.write(fd, data), seen(os.fstat(fd))
 
 
