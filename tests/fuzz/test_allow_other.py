@@ -35,6 +35,7 @@ def test_what_is_asked_of_the_kernel(
         asked.append(set(arguments[-1]))  # type: ignore[call-overload]
         raise MountingError
 
+    monkeypatch.setattr(libfuse.os, "umask", lambda mask: 0)  # it is a daemon's to change
     if by == "mount(2)":
         monkeypatch.setattr(libfuse, "attach", refuse)
     else:
