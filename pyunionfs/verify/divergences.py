@@ -89,7 +89,8 @@ def _absent_first(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return shape.exported and kernel != ours and _equal_but_links(kernel, ours)
+    outcomes = [replace(seen, inode_kept=()) for seen in (kernel, ours)]  # which are looked at for one link only
+    return shape.exported and kernel != ours and _equal_but_links(*outcomes)
 
 
 def _equal_but_links(kernel: Seen, ours: Seen) -> bool:
