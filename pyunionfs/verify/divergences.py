@@ -6,7 +6,7 @@ at the place that names them.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 
 from .operations import OLD_S
@@ -158,6 +158,11 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
     ),
     Divergence(
+        "needless impure",
+        "the mark impure is let pass where only ours has it",
+        "the kernel removes it when a listing finds no entry that has an origin; ours leaves it, which costs a look",
+    ),
+    Divergence(
         "index of everything",
         "with nfs_export=on, link counts and the mark impure are not compared",
         "the kernel then indexes files of one name too, before it removes them, and later counts the index",
@@ -250,8 +255,9 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
             path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
         }
         kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
-    if what == "upper" and shape.exported:  # "index of everything"
-        kernel, ours = _without_impure(kernel), _without_impure(ours)
+    if what == "upper":  # "needless impure", "index of everything"
+        ours = _without_impure(ours, set(ours) if shape.exported else ours.keys() - _impure(kernel))
+        kernel = _without_impure(kernel, set(kernel) if shape.exported else set())
     if shape.metacopy:  # "time of a metacopy's data"
         moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
         ours = {
@@ -266,9 +272,15 @@ def _own_links(view: Snapshot, shape: Shape) -> Snapshot:
     return {path: entry if entry.type in kept else replace(entry, links=()) for path, entry in view.items()}
 
 
-def _without_impure(view: Snapshot) -> Snapshot:
+def _impure(view: Snapshot) -> set[bytes]:
+    return {path for path, entry in view.items() if (b"overlay.impure", b"y") in entry.xattrs}
+
+
+def _without_impure(view: Snapshot, where: Set[bytes]) -> Snapshot:
     return {
         path: replace(entry, xattrs=tuple(item for item in entry.xattrs if item[0] != b"overlay.impure"))
+        if path in where
+        else entry
         for path, entry in view.items()
     }
 
