@@ -6,7 +6,7 @@ at the place that names them.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 
 from .operations import OLD_S
@@ -89,7 +89,8 @@ def _absent_first(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return shape.exported and kernel != ours and _equal_but_links(kernel, ours)
+    outcomes = [replace(seen, inode_kept=()) for seen in (kernel, ours)]  # which are looked at for one link only
+    return shape.exported and kernel != ours and _equal_but_links(*outcomes)
 
 
 def _equal_but_links(kernel: Seen, ours: Seen) -> bool:
@@ -155,6 +156,11 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "names of an indexed file",
         "with index=on, of the uppers only what both have is compared, and no file with several names",
         "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
+    ),
+    Divergence(
+        "needless impure",
+        "the mark impure is let pass where only ours has it",
+        "the kernel removes it when a listing finds no entry that has an origin; ours leaves it, which costs a look",
     ),
     Divergence(
         "index of everything",
@@ -249,8 +255,9 @@ def comparable(what: str, kernel: Snapshot, ours: Snapshot, shape: Shape) -> tup
             path for path in kernel.keys() & ours.keys() if not _indexed(kernel[path]) and not _indexed(ours[path])
         }
         kernel, ours = ({path: tree[path] for path in both} for tree in (kernel, ours))
-    if what == "upper" and shape.exported:  # "index of everything"
-        kernel, ours = _without_impure(kernel), _without_impure(ours)
+    if what == "upper":  # "needless impure", "index of everything"
+        ours = _without_impure(ours, set(ours) if shape.exported else ours.keys() - _impure(kernel))
+        kernel = _without_impure(kernel, set(kernel) if shape.exported else set())
     if shape.metacopy:  # "time of a metacopy's data"
         moved = {path for path, entry in kernel.items() if entry.type == "file" and entry.mtime_ns == "recent"}
         ours = {
@@ -265,9 +272,15 @@ def _own_links(view: Snapshot, shape: Shape) -> Snapshot:
     return {path: entry if entry.type in kept else replace(entry, links=()) for path, entry in view.items()}
 
 
-def _without_impure(view: Snapshot) -> Snapshot:
+def _impure(view: Snapshot) -> set[bytes]:
+    return {path for path, entry in view.items() if (b"overlay.impure", b"y") in entry.xattrs}
+
+
+def _without_impure(view: Snapshot, where: Set[bytes]) -> Snapshot:
     return {
         path: replace(entry, xattrs=tuple(item for item in entry.xattrs if item[0] != b"overlay.impure"))
+        if path in where
+        else entry
         for path, entry in view.items()
     }
 

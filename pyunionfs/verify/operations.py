@@ -204,17 +204,18 @@ def mkdir(path: str, mode: int) -> None:
 
 
 def rmdir(path: str) -> Any:
-    return _or_what_is_left(path, lambda: os.rmdir(path))
+    return _or_what_is_left(lambda: os.rmdir(path))
 
 
-def _or_what_is_left(directory: str, function: Callable[[], None]) -> Any:
-    """None; or of a directory that is said not to be empty, what is in it."""
+def _or_what_is_left(function: Callable[[], None], directory: str = "") -> Any:
+    """None; or of a directory that is said not to be empty, what is in it (os.rmdir tells which it was)."""
     try:
         function()
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-        return "ENOTEMPTY", existing(directory, os.listdir(directory))
+        full = directory or error.filename
+        return "ENOTEMPTY", existing(full, os.listdir(full))
     return None
 
 
@@ -224,7 +225,7 @@ def unlink(path: str) -> None:
 
 def remove_tree(path: str) -> Any:
     """rm -r, entry by entry, as programs do it."""
-    return _or_what_is_left(path, lambda: _remove_tree(path))
+    return _or_what_is_left(lambda: _remove_tree(path))
 
 
 def _remove_tree(path: str) -> None:
@@ -239,7 +240,7 @@ def _remove_tree(path: str) -> None:
 
 def rename(old: str, new: str, flags: int) -> Any:
     names = (os.fsencode(old), os.fsencode(new))
-    return _or_what_is_left(new, lambda: renameat2(-100, names[0], -100, names[1], flags))
+    return _or_what_is_left(lambda: renameat2(-100, names[0], -100, names[1], flags), new)
 
 
 def link(old: str, new: str, follow: bool) -> None:
