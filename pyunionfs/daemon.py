@@ -242,9 +242,7 @@ def mounted(
     if allow_other is not None:
         command.append("--allow-other" if allow_other else "--no-allow-other")
     try:
-        done = subprocess.run([*command, point], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError(errno.EIO, done.stderr.strip().removeprefix("pyunionfs: "))
+        _run_mount([*command, point], point)
         try:
             yield Path(point)
         finally:
@@ -252,6 +250,19 @@ def mounted(
     finally:
         if temporary is not None:
             os.rmdir(temporary)
+
+
+def _run_mount(command: Sequence[str], point: str) -> None:
+    """Run the mount command. If we are interrupted meanwhile, what it mounts is unmounted."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _, said = process.communicate()
+        except BaseException:
+            process.wait()
+            _unmount_surely(point)
+            raise
+    if process.returncode:
+        raise OSError(errno.EIO, said.strip().removeprefix("pyunionfs: "))
 
 
 def _unmount_surely(point: str) -> None:

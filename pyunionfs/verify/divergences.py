@@ -160,7 +160,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "needless impure",
         "the mark impure is let pass where only ours has it",
-        "the kernel removes it when a listing finds no entry that has an origin; ours leaves it, which costs a look",
+        "the kernel removes it when a listing finds no entry with an origin; ours leaves it, which costs a look",
     ),
     Divergence(
         "index of everything",
