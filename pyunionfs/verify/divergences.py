@@ -28,7 +28,7 @@ class Divergence:
 
 
 def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.slot is not None and kernel.outcome == "EEXIST" and ours.outcome != "EEXIST"
+    return step.slot is not None and kernel.outcome in ("EEXIST", "ENOENT") and not ours.failed
 
 
 def _let_go(step: Step) -> tuple[Step, ...]:
@@ -116,7 +116,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "unlinked before its copy-up",
         "the open file is closed on both sides",
-        "the kernel cannot copy up what has no name any more (EEXIST); we can",
+        "the kernel cannot copy up what has no name any more (EEXIST, or ENOENT with its directory); we can",
         _late_copy_up,
         _let_go,
     ),
@@ -160,7 +160,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "needless impure",
         "the mark impure is let pass where only ours has it",
-        "the kernel removes it when a listing finds no entry with an origin; ours leaves it, which costs a look",
+        "the kernel removes it when a listing finds no entry that has an origin; ours leaves it",
     ),
     Divergence(
         "index of everything",
