@@ -214,6 +214,7 @@ def _empty(directory: Backing, dir_fd: int) -> list[Backing]:
     else:
         directory.drop()
         return []
-    if directory.stat().st_uid == os.geteuid():
+    st = directory.stat()
+    if st.st_mode & 0o700 != 0o700 and st.st_uid == os.geteuid() != 0:  # who holds it open sees its mode
         directory.chmod(0o700)
     return [directory.child(entry.name) for entry in directory.scan()]
