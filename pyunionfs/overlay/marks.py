@@ -164,12 +164,15 @@ class Metacopy:
 def check_redirect(value: bytes) -> bytes:
     """A redirect that is well-formed: one name, or an absolute path without empty components.
 
-    Raises OSError(EINVAL) for anything else (ovl_get_redirect_xattr).
+    Raises OSError(EINVAL) for anything else (ovl_get_redirect_xattr), and EACCES for a component that is no name:
+    ``..`` would lead out of the layer (lookup_noperm_common).
     """
     value = value.split(b"\0", 1)[0]  # a C string
     names = value[1:].split(b"/") if value.startswith(b"/") else [value]
     if not all(names) or any(b"/" in name for name in names):
         raise OSError(errno.EINVAL, "malformed redirect mark")
+    if b"." in names or b".." in names:
+        raise OSError(errno.EACCES, "a redirect that would leave its place")
     return value
 
 

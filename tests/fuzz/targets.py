@@ -73,9 +73,10 @@ def metacopy(data: bytes) -> None:
 
 
 def redirect(data: bytes) -> None:
-    with refused(errno.EINVAL):
+    with refused(errno.EINVAL, errno.EACCES):
         found = check_redirect(data)
         assert found
+        assert not {b".", b".."} & set(found.split(b"/"))
         assert b"//" not in found
         assert found[0] == ord("/") or b"/" not in found
 
@@ -107,12 +108,12 @@ def layers(data: bytes) -> None:
 
 
 @contextmanager
-def refused(number: int) -> Iterator[None]:
-    """Of all that an OSError may say, one number with a sentence; told on as a ValueError."""
+def refused(*numbers: int) -> Iterator[None]:
+    """Of all that an OSError may say, these numbers with a sentence; told on as a ValueError."""
     try:
         yield
     except OSError as error:
-        if error.errno != number:
+        if error.errno not in numbers:
             raise
         raise ValueError(repr(error.strerror)) from error
 

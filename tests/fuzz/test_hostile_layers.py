@@ -11,6 +11,7 @@ from pathlib import Path
 import mounts
 import pytest
 from mounts import Layers, Mounter, Options
+from ordinary import as_a_person, owned_by_a_person
 from trees import OLD_NS, Device, Dir, Fifo, File, Node, Symlink, build, diff, snapshot
 
 from pyunionfs import Overlay, Paths
@@ -127,6 +128,43 @@ def walk(root: Path) -> dict[bytes, object]:
             except OSError:
                 found[key] = "refused"
     return found
+
+
+CLIMBING = {"up": "..", "out": "/../outside", "round": "/dir/../../outside", "here": "/dir/."}
+
+
+def climbing(prefix: str) -> dict[str | bytes, Node]:
+    """Directories whose redirects would leave the layers below."""
+    return {name: Dir({}, xattrs={f"{prefix}redirect": value.encode()}) for name, value in CLIMBING.items()}
+
+
+def test_a_redirect_with_dots_is_refused_as_by_the_kernel(tmp_path: Path, requires: Callable[..., None]) -> None:
+    requires("kernel_overlay", "pyunionfs")
+    layers = Layers.create(tmp_path, lowers=2)
+    build(layers.lower[0], climbing("trusted.overlay."))
+    build(layers.lower[1], {"dir": {"file": "x"}})
+    for mounter in (mounts.kernel, mounts.pyfuse3):
+        with mounter(layers, mounts.REDIRECT) as merged:
+            for name in CLIMBING:
+                with pytest.raises(PermissionError):
+                    os.listdir(merged / name)
+
+
+def test_a_redirect_leads_no_ordinary_user_out_of_a_layer(tmp_path: Path, requires: Callable[..., None]) -> None:
+    """Who may not clone a mount has no root of it at which ``..`` would end."""
+    requires("other_users")
+
+    def look() -> int:
+        layered = Overlay([layers.lower[0], layers.upper], options={"userxattr": "on", "redirect_dir": "on"})
+        with layered as overlay:
+            for name in CLIMBING:
+                with pytest.raises(PermissionError):
+                    Paths(overlay).listdir(name)
+            return 0 if Paths(overlay).listdir("dir") == [b"file"] else 2
+
+    with owned_by_a_person(tmp_path.name, climbing("user.overlay.")) as layers:
+        build(layers.upper, {"dir": {"file": "x"}})
+        assert as_a_person(look) == 0
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,13 @@ def test_a_malformed_redirect_is_refused(value: bytes) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize("value", [b".", b"..", b"/..", b"/a/../../b", b"/a/."])
+def test_a_redirect_does_not_climb(value: bytes) -> None:
+    with pytest.raises(OSError, match="leave") as caught:
+        marks.check_redirect(value)
+    assert caught.value.errno == errno.EACCES
+
+
 @pytest.mark.parametrize("value", [b"a", b"/a", b"/a/b c/\xff"])
 def test_a_redirect_is_a_name_or_an_absolute_path(value: bytes) -> None:
     assert marks.check_redirect(value) == marks.check_redirect(value + b"\0rest") == value
