@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ..overlay import marks, merge
 from ..overlay.layer import Backing, Layer
 from ..overlay.merge import Kind
-from . import forms
 
 _NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
 
@@ -156,9 +155,10 @@ class Search:
         if value is None:
             return [*done, backing.name]
         try:
-            self.absolute, names = forms.redirect(value)
+            names = names_of_redirect(value)
         except ValueError as error:
             raise OSError(errno.EINVAL, f"a malformed redirect below ({error})", backing.path()) from None
+        self.absolute = value.startswith(b"/")
         self._restart |= self.absolute
         done = names if self.absolute else [*done, *names]
         self.names = [*done, *rest]
@@ -174,6 +174,14 @@ class Search:
             and backing.find_xattr(self._namespace.whiteout) is not None
             and directory.find_xattr(self._namespace.opaque) == marks.OPAQUE_XATTR_WHITEOUTS
         )
+
+
+def names_of_redirect(value: bytes) -> list[bytes]:
+    """As :func:`marks.redirect_names`; ValueError also for names that no look-up takes (lookup_noperm_common)."""
+    names = marks.redirect_names(value)
+    if any(name in (b".", b"..") or b"\0" in name for name in names):
+        raise ValueError("a name that no object can have")
+    return names
 
 
 def look(backing: Backing) -> os.stat_result | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import linux
 from ..overlay.layer import Backing, Layer
-from .forms import Handle
+from ..overlay.marks import Origin
 
 _INVALID_KIND = 0xFF  # FILEID_INVALID: of a filesystem without handles, and never to be opened
 _GONE = (errno.ESTALE, errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
@@ -38,18 +38,18 @@ class Handles:
         for _layer, fd in self._fds:
             os.close(fd)
 
-    def knows(self, handle: Handle) -> bool:
+    def knows(self, handle: Origin) -> bool:
         """Whether :meth:`find` can tell that the object is gone."""
         return self.able and handle.kind != _INVALID_KIND
 
-    def find(self, handle: Handle) -> os.stat_result | None:
+    def find(self, handle: Origin) -> os.stat_result | None:
         """Attributes of the object that a handle names; None if no layer's filesystem has it."""
         for layer, fd in self._fds:
             uuid = layer.uuid()
             if any(uuid) and any(handle.uuid) and uuid != handle.uuid:
                 continue
             try:
-                opened = linux.open_by_handle_at(fd, handle.kind, handle.fid, os.O_PATH)
+                opened = linux.open_by_handle_at(fd, handle.kind, handle.handle, os.O_PATH)
             except OSError as error:
                 if error.errno not in _GONE:
                     raise
@@ -61,9 +61,9 @@ class Handles:
         return None
 
 
-def is_handle_of(handle: Handle, backing: Backing) -> bool:
+def is_handle_of(handle: Origin, backing: Backing) -> bool:
     """Whether a handle is that of an object (ovl_verify_fh)."""
     try:
-        return (handle.kind, handle.fid) == linux.name_to_handle_at(*backing.at())
+        return (handle.kind, handle.handle) == linux.name_to_handle_at(*backing.at())
     except OSError:
         return True  # it has none that could be compared

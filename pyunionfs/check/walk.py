@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from ..overlay import marks
 from ..overlay.layer import Backing, Layer
 from . import findings as problems
-from . import forms
-from .below import Lower
+from .below import Lower, names_of_redirect
 from .findings import Report
 from .handles import Handles, is_handle_of
 
@@ -129,13 +128,13 @@ class Walk:
                 problems.MEANINGLESS_MARK, backing, f"is marked opaque={_show(value)}, which says nothing"
             )
 
-    def _handle(self, backing: Backing, found: Mapping[str, bytes]) -> forms.Handle | None:
+    def _handle(self, backing: Backing, found: Mapping[str, bytes]) -> marks.Origin | None:
         """The origin of an object, None if it has none or one of unknown meaning (which is empty)."""
         value = found.get("origin")
         if not value:
             return None
         try:
-            return forms.Handle.decode(value)
+            return marks.Origin.parse(value)
         except ValueError as error:
             self._report.add(problems.MALFORMED_ORIGIN, backing, f"has an origin that cannot be read: {error}")
             return None
@@ -178,7 +177,7 @@ class Walk:
 
     def _redirect(self, backing: Backing, value: bytes) -> list[bytes] | None:
         try:
-            return forms.redirect(value)[1]
+            return names_of_redirect(value)
         except ValueError as error:
             message = f"the redirect {_show(value)} cannot be followed: {error}"
             self._report.add(problems.MALFORMED_REDIRECT, backing, message)
@@ -225,7 +224,7 @@ class Walk:
         if "metacopy" not in found or not stat.S_ISREG(st.st_mode):
             return
         try:
-            forms.check_metacopy(found["metacopy"])
+            marks.Metacopy.parse(found["metacopy"])
         except ValueError as error:
             self._report.add(
                 problems.MALFORMED_METACOPY, backing, f"has a metacopy mark that cannot be read: {error}"

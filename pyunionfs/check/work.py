@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from ..overlay import marks
 from ..overlay.layer import Backing, Layer
 from . import findings as problems
-from . import forms
 from .below import look
 from .findings import Problem, Report
 from .handles import Handles, is_handle_of
@@ -45,8 +44,8 @@ class WorkCheck:
         self._lower = lower
         self._uppers = uppers
         self._origin_mark = namespace.origin
-        self._upper_mark = namespace.prefix + "upper"
-        self._nlink_mark = namespace.prefix + "nlink"
+        self._upper_mark = namespace.upper
+        self._nlink_mark = namespace.nlink
         self._report = report
         self._sure = sure
         self._is_exported = False  # over NFS, by handles that the index keeps
@@ -107,7 +106,7 @@ class WorkCheck:
     def _look_at_index(self, index: Backing, _: os.stat_result) -> None:
         value = index.find_xattr(self._upper_mark)
         try:
-            if value is not None and not is_handle_of(forms.Handle.decode(value), self._upper.root):
+            if value is not None and not is_handle_of(marks.Origin.parse(value), self._upper.root):
                 message = "names another upper directory than the one given (was it copied from elsewhere?)"
                 self._add(problems.OTHER_UPPER, index, message)
         except ValueError as error:
@@ -123,7 +122,7 @@ class WorkCheck:
             self._look_at_temporary(entry, st)
             return
         try:
-            handle = forms.Handle.of_index(entry.name)
+            handle = marks.Origin.of_index_name(entry.name)
             if marks.is_whiteout_device(st.st_mode, st.st_rdev):
                 return  # with nfs_export: the object is gone, and its handle stays so
             if stat.S_ISDIR(st.st_mode):
@@ -133,24 +132,24 @@ class WorkCheck:
         except ValueError as error:
             self._add(problems.MALFORMED_INDEX, entry, str(error))
 
-    def _directory_entry(self, entry: Backing, handle: forms.Handle) -> None:
+    def _directory_entry(self, entry: Backing, handle: marks.Origin) -> None:
         """Made with nfs_export: its mark ``upper`` leads to the upper directory (ovl_index_upper)."""
         value = entry.find_xattr(self._upper_mark)
         if value is None:
             self._add(problems.ORPHAN_INDEX, entry, "says of no upper directory that it is its own", repair=False)
             return
-        upper = forms.Handle.decode(value)
+        upper = marks.Origin.parse(value)
         st = self._uppers.find(upper) if self._uppers.knows(upper) else None
         if self._uppers.knows(upper) and (st is None or not stat.S_ISDIR(st.st_mode)):
             self._add(problems.ORPHAN_INDEX, entry, "its upper directory is gone", repair=False)
         elif self._lower.knows(handle) and self._lower.find(handle) is None:
             self._add(problems.STALE_INDEX, entry, "its lower directory is gone", repair=False)
 
-    def _file_entry(self, entry: Backing, handle: forms.Handle, st: os.stat_result) -> None:
+    def _file_entry(self, entry: Backing, handle: marks.Origin, st: os.stat_result) -> None:
         value = entry.find_xattr(self._origin_mark)
         if value is None:
             raise ValueError("it has no origin")
-        if forms.Handle.decode(value) != handle:
+        if marks.Origin.parse(value) != handle:
             # Removed only while the object has another name: no data goes with it.
             self._add(
                 problems.STALE_INDEX, entry, "its origin is not what it is named after", repair=st.st_nlink > 1
@@ -167,7 +166,7 @@ class WorkCheck:
             return
         # Its only name is here. It may still be what the union shows for a lower name that was not copied up.
         value = entry.find_xattr(self._nlink_mark)
-        if lower.st_nlink == 1 or forms.links(value, upper=st.st_nlink, lower=lower.st_nlink) <= 0:
+        if lower.st_nlink == 1 or marks.parse_nlink(value, upper=st.st_nlink, lower=lower.st_nlink) <= 0:
             # With nfs_export a mount puts a whiteout there, so that nobody finds the lower object by its handle.
             repair = self._sure and not self._is_exported
             self._add(problems.ORPHAN_INDEX, entry, "neither an upper nor a lower name leads to it", repair=repair)

@@ -75,7 +75,7 @@ class Index:
 
     def entry(self, origin: Origin) -> Backing:
         """Where the copy of a lower object is, or would be (ovl_get_index_name)."""
-        return self._dir.child(origin.encode().hex().encode())
+        return self._dir.child(origin.index_name())
 
     def find(self, inode: Inode) -> tuple[Backing, os.stat_result, int] | None:
         """The entry of a hard-linked inode, its attributes, and how many names the lower object has.

@@ -25,6 +25,7 @@ The tar form of the same marks (``.wh.x``) belongs to ``image/``, not here.
 
 import errno
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ OPAQUE_XATTR_WHITEOUTS = b"x"  # not opaque, but may hold xattr whiteouts
 _FB_MAGIC = 0xFB  # struct ovl_fb, fs/overlayfs/overlayfs.h
 _FB_HEADER = struct.Struct("=BBBBB16s")
 _FB_UPPER = 1 << 2  # OVL_FH_FLAG_PATH_UPPER
+_FB_ANY_ENDIAN = 1 << 1  # OVL_FH_FLAG_ANY_ENDIAN, which nobody writes
+_NLINK_MAX = 12  # bytes of the buffer that the kernel reads it into
 _METACOPY_HEADER = struct.Struct("=BBBB")  # struct ovl_metacopy: version, length, flags, digest algorithm
 
 
@@ -120,14 +123,42 @@ class Origin:
         return int.from_bytes(self.handle[:4], "little") if self.kind == 1 and len(self.handle) >= 8 else 0
 
     @classmethod
-    def decode(cls, value: bytes) -> "Origin | None":
-        """None for what the kernel too ignores: unknown origin, other version or magic (ovl_check_fb_len)."""
+    def parse(cls, value: bytes) -> "Origin":
+        """Raises ValueError with what is wrong (ovl_check_fb_len)."""
         if len(value) < _FB_HEADER.size:
-            return None
+            raise ValueError(f"{len(value)} bytes are too few for a file handle")
         version, magic, size, flags, kind, uuid = _FB_HEADER.unpack_from(value)
-        if version != 0 or magic != _FB_MAGIC or size != len(value) or flags & ~_FB_UPPER:
+        if magic != _FB_MAGIC:
+            raise ValueError("it does not begin as a file handle does")
+        if version or flags & ~(_FB_UPPER | _FB_ANY_ENDIAN):
+            raise ValueError(f"a file handle of unknown version {version} or flags {flags:#x}")
+        if size != len(value):
+            raise ValueError(f"a file handle that should have {size} bytes has {len(value)}")
+        return cls(kind, value[_FB_HEADER.size :], uuid, bool(flags & _FB_UPPER))
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Origin | None":
+        """None for what the kernel too ignores: unknown origin, other version or magic."""
+        try:
+            origin = cls.parse(value)
+        except ValueError:
             return None
-        return cls(kind, value[_FB_HEADER.size :], uuid, bool(flags))
+        return origin if origin.encode() == value else None
+
+    def index_name(self) -> bytes:
+        """What the index entry of a copy of this object is called (ovl_get_index_name)."""
+        return self.encode().hex().encode()
+
+    @classmethod
+    def of_index_name(cls, name: bytes) -> "Origin":
+        """Inverse of :meth:`index_name`. Raises ValueError with what is wrong (ovl_verify_index)."""
+        try:
+            value = bytes.fromhex(name.decode("ascii"))
+        except ValueError:
+            raise ValueError("its name is no hexadecimal number") from None
+        if value.hex().encode() != name:
+            raise ValueError("its name is not written as index entries are: in lower case, without spaces")
+        return cls.parse(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +181,39 @@ class Metacopy:
             raise OSError(errno.EIO, "malformed metacopy mark")
 
     @classmethod
-    def decode(cls, value: bytes) -> "Metacopy":
-        """Raises OSError(EIO) for a form that is not understood (ovl_check_metacopy_xattr)."""
+    def parse(cls, value: bytes) -> "Metacopy":
+        """Raises ValueError with what is wrong (ovl_check_metacopy_xattr)."""
         if not value:
             return cls()
-        if len(value) >= _METACOPY_HEADER.size:
-            version, length, _flags, algorithm = _METACOPY_HEADER.unpack_from(value)
-            if version == 0 and length == len(value):
-                return cls(algorithm, value[_METACOPY_HEADER.size :])
-        raise OSError(errno.EIO, "malformed metacopy mark")
+        if len(value) < _METACOPY_HEADER.size:
+            raise ValueError(f"{len(value)} bytes are too few")
+        version, length, _flags, algorithm = _METACOPY_HEADER.unpack_from(value)
+        if version:
+            raise ValueError(f"unknown version {version}")
+        if length != len(value):
+            raise ValueError(f"it should have {length} bytes and has {len(value)}")
+        return cls(algorithm, value[_METACOPY_HEADER.size :])
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Metacopy":
+        """Raises OSError(EIO) for a form that is not understood."""
+        try:
+            return cls.parse(value)
+        except ValueError as error:
+            raise OSError(errno.EIO, f"malformed metacopy mark: {error}") from None
+
+
+def redirect_names(value: bytes) -> list[bytes]:
+    """The names that a redirect consists of; it is absolute if it begins with a slash.
+
+    Raises ValueError with what is wrong (ovl_get_redirect_xattr).
+    """
+    names = value[1:].split(b"/") if value.startswith(b"/") else [value]
+    if not all(names):
+        raise ValueError("an empty name" if value else "it is empty")
+    if any(b"/" in name for name in names):
+        raise ValueError("a relative path of several names")
+    return names
 
 
 def check_redirect(value: bytes) -> bytes:
@@ -168,9 +223,10 @@ def check_redirect(value: bytes) -> bytes:
     ``..`` would lead out of the layer (lookup_noperm_common).
     """
     value = value.split(b"\0", 1)[0]  # a C string
-    names = value[1:].split(b"/") if value.startswith(b"/") else [value]
-    if not all(names) or any(b"/" in name for name in names):
-        raise OSError(errno.EINVAL, "malformed redirect mark")
+    try:
+        names = redirect_names(value)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"malformed redirect mark: {error}") from None
     if b"." in names or b".." in names:
         raise OSError(errno.EACCES, "a redirect that would leave its place")
     return value
@@ -182,11 +238,20 @@ def encode_nlink(names: int, *, upper: int | None = None, lower: int | None = No
     return b"U%+d" % (names - upper) if upper is not None else b"L%+d" % (names - (lower or 0))
 
 
+def parse_nlink(value: bytes | None, *, upper: int, lower: int) -> int:
+    """How many names an indexed object has, from the link counts of both objects (ovl_get_nlink).
+
+    Raises ValueError if the mark does not say.
+    """
+    if value is None or len(value) > _NLINK_MAX or not re.fullmatch(rb"[UL][+-][0-9]+", value):
+        raise ValueError("its mark nlink cannot be read: a mount with index=on would remove it")
+    return (upper if value[:1] == b"U" else lower) + int(value[1:])
+
+
 def decode_nlink(value: bytes | None, *, upper: int, lower: int) -> int | None:
-    """How many names the union shows, from the link counts of both objects; None if it does not say."""
-    if value is None or value[:1] not in (b"U", b"L") or value[1:2] not in (b"+", b"-"):
+    """How many names the union shows; None if the mark does not say, or says that there are none."""
+    try:
+        names = parse_nlink(value, upper=upper, lower=lower)
+    except ValueError:
         return None
-    if len(value) > 12 or not value[2:].isdigit():
-        return None
-    names = (upper if value[:1] == b"U" else lower) + int(value[1:])
     return names if names > 0 else None

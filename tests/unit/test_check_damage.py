@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import Dir, Fifo, File, Node, Symlink, Whiteout, build
 
-from pyunionfs.check import forms
-from pyunionfs.overlay.marks import Origin
+from pyunionfs.check.below import names_of_redirect
+from pyunionfs.overlay.marks import Metacopy, Origin, parse_nlink
 
 
 def test_deep_trees(case: Case) -> None:
@@ -87,9 +87,9 @@ def random_tree(choices: random.Random, prefix: str, depth: int) -> dict[str | b
 @given(st.binary(max_size=64))
 def test_any_value_is_decoded_or_refused_with_a_reason(value: bytes) -> None:
     def links(value: bytes) -> int:
-        return forms.links(value, upper=1, lower=2)
+        return parse_nlink(value, upper=1, lower=2)
 
-    for decode in (forms.Handle.decode, forms.Handle.of_index, forms.redirect, forms.check_metacopy, links):
+    for decode in (Origin.parse, Origin.of_index_name, names_of_redirect, Metacopy.parse, links):
         said = ""
         try:
             decode(value)
@@ -101,6 +101,4 @@ def test_any_value_is_decoded_or_refused_with_a_reason(value: bytes) -> None:
 @given(st.integers(0, 255), st.binary(max_size=64), st.binary(min_size=16, max_size=16))
 def test_handles_of_the_core_are_understood(kind: int, fid: bytes, uuid: bytes) -> None:
     value = Origin(kind, fid, uuid).encode()
-    assert (
-        forms.Handle.decode(value) == forms.Handle.of_index(value.hex().encode()) == forms.Handle(kind, fid, uuid)
-    )
+    assert Origin.parse(value) == Origin.of_index_name(value.hex().encode()) == Origin(kind, fid, uuid)
