@@ -15,6 +15,9 @@ although it has the same value wherever it can: pyfuse3 sends one number for bot
 
 ROOT = Ino(1)
 
+NOW = 1 << 63
+"""As a time in :class:`SetAttr`: what the clock of the filesystem says (UTIME_NOW of utimensat(2))."""
+
 
 class Attr(NamedTuple):
     """What stat(2) tells of an inode, and the handle to ask again."""
@@ -43,6 +46,7 @@ class SetAttr:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    kill_suid: bool = False  # a new size by somebody without CAP_FSETID: setuid goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,19 @@ class DirEntry(NamedTuple):
 
     name: bytes
     type: int  # the S_IFMT bits of its mode
+    position: int  # where the listing goes on after it; greater than :data:`FIRST`
+
+
+FIRST = 2
+"""The position of the first name in a listing: 1 and 2 come after ``.`` and ``..``, which a transport adds."""
+
+
+class Extent(NamedTuple):
+    """A part of a file, in bytes."""
+
+    ino: Ino
+    offset: int
+    length: int
 
 
 class Statfs(NamedTuple):
@@ -89,12 +106,16 @@ class Change(NamedTuple):
 class Operations(Protocol):
     """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
 
-    ``lookup``, ``mknod``, ``mkdir``, ``symlink``, ``link`` and ``create`` each add one to the lookup count of
-    the inode that they return; :meth:`forget` takes counts back (FUSE: LOOKUP and FORGET).
+    ``lookup``, ``mknod``, ``mkdir``, ``symlink``, ``link``, ``tmpfile`` and ``create`` each add one to the lookup
+    count of the inode that they return, and ``readdirplus`` to those of all; :meth:`forget` takes counts back
+    (FUSE: LOOKUP and FORGET).
     """
 
     stale: Callable[[Ino], None] | None
     """Called when attributes of an inode changed as a side effect of another request."""
+
+    interrupted: Callable[[], bool] | None
+    """Asked during what may take long: whether the caller has given up. The operation then raises EINTR."""
 
     def lookup(self, parent: Ino, name: bytes) -> Attr: ...
     def forget(self, ino: Ino, count: int) -> None: ...
@@ -117,13 +138,49 @@ class Operations(Protocol):
     def release(self, ino: Ino) -> None:
         """The end of an :meth:`open` or :meth:`create`."""
 
+    def tmpfile(self, parent: Ino, mode: int, caller: Caller) -> Attr:
+        """Make a regular file without a name (O_TMPFILE); :meth:`link` may give it one."""
+
     def read(self, ino: Ino, offset: int, size: int) -> bytes: ...
+    def readinto(self, ino: Ino, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        """Read into a buffer; fewer bytes than it holds only at the end of the file.
+
+        Without ``wait`` raises BlockingIOError for what would have to come from a disk.
+        """
+
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
         """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
-    def readdir(self, ino: Ino) -> Sequence[DirEntry]:
-        """The whole merged listing, without ``.`` and ``..``."""
+    def fallocate(self, extent: Extent, mode: int) -> None:
+        """As fallocate(2); EOPNOTSUPP for what the filesystem of the upper layer cannot."""
+
+    def seek(self, ino: Ino, offset: int, whence: int) -> int:
+        """As lseek(2) with SEEK_DATA or SEEK_HOLE."""
+
+    def copy_file_range(self, source: Extent, target: Ino, offset: int) -> int:
+        """As copy_file_range(2); returns how much was copied."""
+
+    def birth_time(self, ino: Ino) -> int | None:
+        """When the backing object was made, in ns, None where its filesystem does not know (statx(2))."""
+
+    def get_flags(self, ino: Ino, *, extended: bool) -> bytes:
+        """The value of ioctl FS_IOC_GETFLAGS, or of FS_IOC_FSGETXATTR if ``extended`` (ioctl_iflags(2))."""
+
+    def set_flags(self, ino: Ino, value: bytes, *, extended: bool) -> None:
+        """The ioctl FS_IOC_SETFLAGS, or FS_IOC_FSSETXATTR if ``extended``."""
+
+    def syncfs(self) -> None:
+        """Write out everything, as syncfs(2)."""
+
+    def readdir(self, ino: Ino, after: int = 0, count: int | None = None) -> Sequence[DirEntry]:
+        """The merged listing after a position, without ``.`` and ``..``: all of it, or at most ``count`` names.
+
+        A position is of a name, not of an opening: it means the same after other names came and went.
+        """
+
+    def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
+        """As :meth:`readdir`, with the attributes of each name; None where they cannot be had."""
 
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""

@@ -203,13 +203,13 @@ def kernel_mount(requires: Callable[..., None]) -> mounts.Mounter:
 def our_mount(requires: Callable[..., None]) -> mounts.Mounter:
     """Mounts pyunionfs for a ``with``."""
     requires("pyunionfs")
-    return mounts.pyfuse3
+    return mounts.ours
 
 
-@pytest.fixture(params=["kernel", "pyfuse3"])
+@pytest.fixture(params=["kernel", "devfuse", "pyfuse3"])
 def union(request: pytest.FixtureRequest, requires: Callable[..., None]) -> mounts.Mounter:
     """Each implementation in turn; what the kernel fails is a wrong test."""
-    requires({"kernel": "kernel_overlay", "pyfuse3": "pyunionfs"}[request.param])
+    requires("kernel_overlay" if request.param == "kernel" else "pyunionfs")
     return mounts.MOUNTERS[request.param]
 
 

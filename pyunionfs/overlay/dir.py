@@ -16,6 +16,7 @@ from . import marks
 from .copy_up import copy_up, link_up, mark_impure
 from .inode import Inode
 from .layer import Backing
+from .listing import Listing
 from .lookup import check_name, find, peek
 from .merge import Kind
 from .ownership import Owner
@@ -136,6 +137,30 @@ def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
             temp.drop()
 
 
+def tmpfile(sb: Superblock, parent: Inode, mode: int, caller: Caller) -> Inode:
+    """Make a regular file that has no name yet (ovl_tmpfile); it is held by its descriptor."""
+    sb.writable()
+    if parent.unlinked:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    copy_up(sb, parent)
+    upper = parent.upper
+    assert upper is not None
+    if mode & caller.umask and upper.find_xattr(_ACL_DEFAULT) is None:
+        mode &= ~caller.umask
+    path = b"/proc/self/fd/%d" % upper.dir_fd()
+    new = Backing(upper.layer, None, b"")
+    new.fd = os.open(path, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, stat.S_IMODE(mode))
+    try:
+        _own(sb, new, upper, mode, caller)
+    except BaseException:
+        os.close(new.fd)
+        raise
+    inode = Inode(None, b"", stat.S_IFREG)
+    inode.upper, inode.unlinked = new, True
+    sb.table.add(inode, new.stat().st_ino)
+    return inode
+
+
 def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Caller) -> None:
     """Give a new object the owner that the caller would have given it (inode_init_owner)."""
     st, parent_st = new.stat(), directory.stat()
@@ -160,7 +185,9 @@ def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Ca
 def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
     inode = Inode(parent, name, stat.S_IFMT(mode))
     inode.upper = upper
-    parent.nlink = 0
+    if inode.is_dir:
+        inode.listing = Listing({})
+    parent.gains(name, inode.type)
     sb.table.add(inode, upper.stat().st_ino)
     return inode
 
@@ -179,7 +206,7 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     _, workdir = sb.writable()
     source = inode.upper
     assert source is not None
-    if inode.unlinked:
+    if inode.unlinked and inode.parent is not None:  # any other than what tmpfile() made
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     if inode.metacopy:
         set_redirect(sb, inode, same_directory=False)
@@ -187,7 +214,11 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
         mark_impure(sb, parent)
 
     def make_link(target: Backing) -> None:
-        (src_fd, src_name), (dst_fd, dst_name) = source.at(), target.at()
+        dst_fd, dst_name = target.at()
+        if inode.unlinked:
+            os.link(b"/proc/self/fd/%d" % source.fd, dst_name, dst_dir_fd=dst_fd, follow_symlinks=True)
+            return
+        src_fd, src_name = source.at()
         os.link(src_name, dst_name, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
 
     if upper_kind(sb, parent, name) is Kind.WHITEOUT:
@@ -198,6 +229,7 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
         make_link(upper.child(name))
     if inode.indexed:
         inode.nlink += 1
+    parent.gains(name, inode.type)
     sb.table.remember_link(inode, source, source.stat().st_ino)
     sb.table.add_name(inode, parent, name, upper.child(name))
 
@@ -233,7 +265,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         raise
-    parent.nlink = 0
+    parent.loses(name)
     if inode.indexed:
         inode.nlink -= 1
     if inode.aliases is not None and survives:

@@ -109,8 +109,9 @@ def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode,
     linux.renameat2(parent.upper.dir_fd(), name, new_parent.upper.dir_fd(), new_name, linux.RENAME_EXCHANGE)
     _moved(sb, old, parent, name, new_parent, new_name)
     _moved(sb, new, new_parent, new_name, parent, name)
-    parent.children_of()[name] = new
-    new_parent.children_of()[new_name] = old
+    for directory, called, inode in ((parent, name, new), (new_parent, new_name, old)):
+        directory.children_of()[called] = inode
+        directory.gains(called, inode.type)
 
 
 def _prepare_move(sb: Superblock, moved: Inode, parent: Inode, new_parent: Inode) -> None:
@@ -144,7 +145,8 @@ def _moved(sb: Superblock, inode: Inode, parent: Inode, name: bytes, new_parent:
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
     new_parent.children_of()[new_name] = inode
-    parent.nlink = new_parent.nlink = 0
+    parent.loses(name)
+    new_parent.gains(new_name, inode.type)
     upper = inode.upper
     assert upper is not None
     if inode.aliases is not None:

@@ -52,6 +52,7 @@ class Superblock:
         self.table = InodeTable()
         self.listeners: list[events.Listener] = []
         self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
+        self.interrupted: Callable[[], bool] | None = None  # likewise
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
         self.index: Index | None = None

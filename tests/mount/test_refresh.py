@@ -25,7 +25,7 @@ def layers(tmp_path: Path, requires: Callable[..., None]) -> Iterator[Layers]:
     requires("pyunionfs")
     layers = Layers.create(tmp_path)
     build(layers.lower[0], TREE)
-    with mounts.pyfuse3(layers):
+    with mounts.ours(layers):
         yield layers
 
 
@@ -96,10 +96,10 @@ def test_a_lower_layer_that_changes_all_the_time_is_never_fatal(layers: Layers) 
             refresh(layers)
     refresh(layers)
     told = snapshot(merged)
-    with mounts.pyfuse3(layers.with_upper(merged.parent / "other")):
+    with mounts.ours(layers.with_upper(merged.parent / "other")):
         pass
     mounts.unmount(merged)
-    with mounts.pyfuse3(layers) as again:
+    with mounts.ours(layers) as again:
         assert not diff(told, snapshot(again), names=("before", "after a remount"))
 
 

@@ -22,6 +22,8 @@ VARIANTS = {
     "native": Variant("native"),
     "kernel": Variant("kernel", ("kernel_overlay",)),
     "kernel-lower": Variant("kernel", ("kernel_overlay",), lower=True),
+    "devfuse": Variant("devfuse", ("pyunionfs",)),
+    "devfuse-lower": Variant("devfuse", ("pyunionfs",), lower=True),
     "pyfuse3": Variant("pyfuse3", ("pyunionfs",)),
     "pyfuse3-lower": Variant("pyfuse3", ("pyunionfs",), lower=True),
     # For use inside a user namespace, see test_user_namespace.py.
@@ -29,6 +31,8 @@ VARIANTS = {
     "kernel-user-lower": Variant(
         "kernel", ("kernel_overlay_userxattr",), lower=True, options=mounts.USERXATTR, default=False
     ),
+    "devfuse-user": Variant("devfuse", ("pyunionfs",), options=mounts.USERXATTR, default=False),
+    "devfuse-user-lower": Variant("devfuse", ("pyunionfs",), lower=True, options=mounts.USERXATTR, default=False),
     "pyfuse3-user": Variant("pyfuse3", ("pyunionfs",), options=mounts.USERXATTR, default=False),
     "pyfuse3-user-lower": Variant("pyfuse3", ("pyunionfs",), lower=True, options=mounts.USERXATTR, default=False),
     # Not by default: another mode of the same implementation.

@@ -1,0 +1,43 @@
+"""The direct transport: the kernel's FUSE protocol, spoken without libfuse.
+
+    kernel ── /dev/fuse ──> channel ──> session ──> requests ──> vfs.Operations
+           <─────────────── channel <── session <── replies <──
+
+``abi`` are the structures and numbers of the protocol, ``requests`` has a method for each of its opcodes and
+``replies`` what they answer with; ``channel`` and ``uring`` carry both, ``session`` is the life of a mount.
+Neither pyfuse3 nor trio is loaded.
+"""
+
+import os
+from collections.abc import Callable, Set
+
+from ... import vfs
+from ..attach import attach
+from ..options import TransportOptions
+from .session import Session
+
+
+def serve(
+    operations: vfs.Operations,
+    mountpoint: str,
+    flags: Set[str],
+    options: TransportOptions,
+    *,
+    info: Callable[[], bytes],
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
+
+    ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. Raises OSError with a sentence
+    when mounting fails.
+    """
+    os.umask(0)  # the caller's is applied where an object is created
+    attached = attach(mountpoint, flags | {"default_permissions"})
+    try:
+        session = Session(attached.fd, operations, options, info=info)
+        session.handshake()
+        attached.read_far_ahead()
+        on_ready()
+        session.run()
+    finally:
+        attached.detach()
