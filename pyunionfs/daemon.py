@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from . import events
 from .overlay.fs import Overlay
@@ -100,20 +101,27 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
         overlay.subscribe(_log_event)
         told = _describe(spec, overlay, transport)
         serve_by = importlib.import_module(_TRANSPORTS[transport], __package__).serve  # one loads no other
-        serve_by(overlay, spec.mountpoint, spec.fuse_options(), options, info=lambda: told, on_ready=on_ready)
+        serve_by(
+            overlay,
+            spec.mountpoint,
+            spec.fuse_options(),
+            options,
+            info=lambda: mount.encode_info({**told, "pid": os.getpid()}),
+            on_ready=on_ready,
+        )
 
 
-def _describe(spec: MountSpec, overlay: Overlay, transport: str) -> bytes:
+def _describe(spec: MountSpec, overlay: Overlay, transport: str) -> dict[str, Any]:
     """What :mod:`.transport.mount` reads from the root's xattr."""
     known = asdict(spec)
     known["options"] = dict(word.partition("=")[::2] for word in _option_words(spec.options))
     known |= {
-        "pid": os.getpid(),
+        "started_by": os.getpid(),
         "work": overlay.work_path,
         "transport": transport,
         "userxattr": overlay.uses_user_xattrs,
     }
-    return mount.encode_info(known)
+    return known
 
 
 def _log_event(event: events.Event) -> None:

@@ -5,7 +5,7 @@ one implementation. Neither side imports the other. All calls are synchronous an
 are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, Protocol
 
@@ -103,6 +103,41 @@ class Change(NamedTuple):
     names: tuple[bytes, ...]
 
 
+class Held(NamedTuple):
+    """An inode that a transport holds, and how another process finds it again."""
+
+    ino: Ino
+    lookups: int
+    opens: int
+    parent: Ino  # 0: it has no name
+    name: bytes
+    new_parent: Ino  # where it is instead, if a rename that had begun has happened; 0: none had
+    new_name: bytes
+    st_ino: int  # tells whether what is found is the same
+    fd: int  # of its object, if its name is gone or may be; -1: none
+    layer: int  # where its object is, if it is a lower one and its name is gone or may be
+    path: bytes
+
+
+class Move(NamedTuple):
+    """A rename, by the places."""
+
+    parent: Ino
+    name: bytes
+    new_parent: Ino
+    new_name: bytes
+
+
+class Journal(Protocol):
+    """What is noted of held inodes, for a process that takes over after a sudden end of this one."""
+
+    def note(self, held: Held) -> None:
+        """The latest about an inode."""
+
+    def drop(self, ino: Ino) -> None:
+        """Nobody holds it any more."""
+
+
 class Operations(Protocol):
     """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
 
@@ -116,6 +151,9 @@ class Operations(Protocol):
 
     interrupted: Callable[[], bool] | None
     """Asked during what may take long: whether the caller has given up. The operation then raises EINTR."""
+
+    journal: Journal | None
+    """Told of every inode that is held, and before its name changes; None: nobody takes over."""
 
     def lookup(self, parent: Ino, name: bytes) -> Attr: ...
     def forget(self, ino: Ino, count: int) -> None: ...
@@ -195,5 +233,11 @@ class Operations(Protocol):
 
     def refresh(self) -> Sequence[Change]:
         """Look again at what others may have changed; returns what the kernel may hold that is no longer so."""
+
+    def restore(self, held: Mapping[Ino, Held]) -> Set[Move]:
+        """Hold again what another process held that has died; returns the renames that were found to have happened.
+
+        The union must be as it was opened, before any other call.
+        """
 
     def close(self) -> None: ...

@@ -15,6 +15,7 @@ from .. import events
 from . import marks, verity
 from .copy_data import copy_data
 from .file import find_data, open_lower
+from .held import note
 from .index import must_copy_up
 from .inode import Inode
 from .layer import Backing
@@ -200,6 +201,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
     if not inode.is_dir and not metacopy:
         inode.lower, inode.data_path = (), b""
     sb.files.discard(inode)
+    note(sb, inode)
     if sb.stale is not None:  # ctime, blocks, nlink and perhaps st_ino are those of the copy now
         sb.stale(inode.ino)
         if inode.parent is not None:

@@ -14,6 +14,7 @@ from .. import events, linux
 from ..vfs import Caller
 from . import marks
 from .copy_up import copy_up, link_up, mark_impure
+from .held import note
 from .inode import Inode
 from .layer import Backing
 from .listing import Listing
@@ -254,6 +255,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
     elif upper is not None and (upper.parent, upper.name) == (parent.upper, name):
         other_parent, other_name = next(iter(others))
         upper.parent, upper.name = other_parent.upper, other_name
+    note(sb, inode, also_at=next(iter(others)) if survives and others else None, losing=True)
     try:
         yield
     except BaseException:
@@ -264,6 +266,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             upper.parent, upper.name = parent_before, name_before
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
+        note(sb, inode)
         raise
     parent.loses(name)
     if inode.indexed:
@@ -278,12 +281,15 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             sb.index.remove(entry)
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
+    note(sb, inode)
     release(sb, inode, 0)
 
 
 def release(sb: Superblock, inode: Inode, count: int) -> None:
     """Take back lookup counts, and close what nobody holds any more."""
     for dropped in sb.table.forget(inode, count):
+        if sb.journal is not None:
+            sb.journal.drop(dropped.ino)
         sb.files.discard(dropped)
         for backing in (dropped.upper, *dropped.lower):
             if backing is not None:

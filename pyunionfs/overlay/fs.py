@@ -7,14 +7,14 @@ because the order of locks is: an inode's copy lock, then the namespace lock.
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from types import TracebackType
 
 from .. import linux
 from ..events import Listener
-from ..vfs import Attr, Caller, Change, DirEntry, Extent, Ino, SetAttr, Statfs
-from . import attr, dir, file, marks, params, readdir, rename, xattrs
+from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, Move, SetAttr, Statfs
+from . import attr, dir, file, held, marks, params, readdir, rename, xattrs
 from . import flags as inode_flags
 from . import refresh as again
 from .copy_up import copy_up
@@ -104,6 +104,19 @@ class Overlay:
         self.sb.interrupted = callback
 
     @property
+    def journal(self) -> Journal | None:
+        """See :class:`pyunionfs.vfs.Operations`."""
+        return self.sb.journal
+
+    @journal.setter
+    def journal(self, journal: Journal | None) -> None:
+        self.sb.journal = journal
+
+    def restore(self, states: Mapping[Ino, Held]) -> Set[Move]:
+        with self.sb.lock:
+            return held.restore(self.sb, states)
+
+    @property
     def root(self) -> Inode:
         """The inode of the root."""
         return self.sb.table.root
@@ -157,6 +170,8 @@ class Overlay:
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)
         inode.lookups += 1
+        if self.sb.journal is not None:
+            held.note(self.sb, inode, st_ino=attributes.st_ino)
         return attributes
 
     # -- attributes ------------------------------------------------------------------------------------
@@ -299,9 +314,12 @@ class Overlay:
             with self.sb.files.use(inode, write=bool(flags & os.O_ACCMODE)):
                 pass
         inode.opens += 1
+        held.note(self.sb, inode)
 
     def release(self, ino: Ino) -> None:
-        self.sb.table[ino].opens -= 1
+        inode = self.sb.table[ino]
+        inode.opens -= 1
+        held.note(self.sb, inode)
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:
         inode = self.sb.table[ino]

@@ -9,7 +9,7 @@ import errno
 import gc
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from .. import linux
 from ..vfs import ROOT, Ino
@@ -140,6 +140,7 @@ class InodeTable:
         self._hard_links: dict[tuple[int, int], Inode] = {}  # by (fsid, real st_ino)
         self._next_virtual = _VIRTUAL
         self._peak = 0  # most inodes since memory was last given back
+        self._reserved: Collection[Ino] = ()  # handles that are somebody's already
 
     def __len__(self) -> int:
         return len(self._by_ino)
@@ -167,7 +168,7 @@ class InodeTable:
     def add(self, inode: Inode, st_ino: int) -> None:
         """Give a new inode its handle (its st_ino where nobody has it) and hang it below its parent."""
         ino = Ino(st_ino)
-        if ino <= ROOT or ino in self._by_ino:
+        while ino <= ROOT or ino in self._by_ino or ino in self._reserved:
             self._next_virtual += 1
             ino = Ino(self._next_virtual)
         inode.ino = ino
@@ -176,6 +177,21 @@ class InodeTable:
             self._peak = max(self._peak, len(self._by_ino))
         if inode.parent is not None:
             inode.parent.children_of()[inode.name] = inode
+
+    def __contains__(self, ino: Ino) -> bool:
+        return ino in self._by_ino
+
+    def reserve(self, handles: Collection[Ino]) -> None:
+        """Give none of these to any inode, but by :meth:`renumber`."""
+        self._reserved = handles
+
+    def renumber(self, inode: Inode, ino: Ino) -> None:
+        """Have an inode be known by another handle, beside the one it has if somebody holds it by that."""
+        if inode.ino not in self._reserved:
+            self._by_ino.pop(inode.ino, None)
+            inode.ino = ino
+        self._by_ino[ino] = inode
+        self._next_virtual = max(self._next_virtual, ino)
 
     def hard_link(self, backing: Backing, real_ino: int) -> Inode | None:
         """The inode that is already known by another name of the same object."""

@@ -69,18 +69,22 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     mount = find(path)
     if mount is None:
         raise OSError(errno.EINVAL, f"{path} is not mounted by pyunionfs")
-    pid = mount.pid
-    try:
-        pidfd = os.pidfd_open(pid) if pid else -1
-    except OSError:
-        pidfd = -1  # it has ended meanwhile
+    pidfds = [fd for pid in {mount.pid, mount.info.get("started_by")} if pid and (fd := _pidfd(pid)) >= 0]
     try:
         detach(mount.mountpoint, lazy=lazy or mount.state == "dead")
-        if pidfd >= 0 and not lazy:
-            select.select([pidfd], [], [], _EXIT_WAIT)
+        if not lazy:
+            for pidfd in pidfds:
+                select.select([pidfd], [], [], _EXIT_WAIT)
     finally:
-        if pidfd >= 0:
+        for pidfd in pidfds:
             os.close(pidfd)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1  # it has ended meanwhile
 
 
 def clear_dead(path: str) -> None:

@@ -8,6 +8,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "transport": ("auto", "devfuse", "pyfuse3"),
     "channel": ("auto", "uring", "poll", "block"),
     "passthrough": ("off", "on"),
+    "takeover": ("on", "off"),
     "writeback": ("off", "on"),
 }
 """The values of each option, the default first."""
@@ -20,6 +21,7 @@ class TransportOptions:
     transport: str = "auto"  # devfuse where the kernel suits it, otherwise pyfuse3
     channel: str = "auto"  # of devfuse: io_uring where it is enabled, otherwise /dev/fuse with a short poll
     passthrough: bool = False  # the kernel reads and writes upper files by itself
+    takeover: bool = True  # of devfuse: when the daemon dies, another one goes on
     writeback: bool = False  # the kernel keeps writes back, and makes larger ones of them
 
 
@@ -39,6 +41,7 @@ def parse(options: Mapping[str, str | bool | None]) -> TransportOptions:
         transport=chosen["transport"],
         channel=chosen["channel"],
         passthrough=chosen["passthrough"] == "on",
+        takeover=chosen["takeover"] == "on",
         writeback=chosen["writeback"] == "on",
     )
 

@@ -9,12 +9,14 @@ Neither pyfuse3 nor trio is loaded.
 """
 
 import os
+import threading
 from collections.abc import Callable, Set
 
 from ... import vfs
 from ..attach import attach
 from ..options import TransportOptions
 from .session import Session
+from .supervisor import supervise
 
 
 def serve(
@@ -38,6 +40,10 @@ def serve(
         session.handshake()
         attached.read_far_ahead()
         on_ready()
-        session.run()
+        if options.takeover and session.can_be_taken_over and threading.active_count() == 1:
+            session.keep_ledger()
+            supervise(session.run, session.take_over)
+        else:
+            session.run()
     finally:
         attached.detach()

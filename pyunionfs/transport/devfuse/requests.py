@@ -226,8 +226,12 @@ class Requests:
         flags, _ = abi.OPEN_IN.unpack_from(call.head, call.at)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._wait_for(call, call.nodeid)
-        self._ops.open(call.nodeid, flags & ~os.O_TRUNC, Caller(call.uid, call.gid))
-        return abi.OPEN_OUT.pack(0, *self._on_open(call.nodeid, flags))
+        return self.opened(call, call.nodeid, flags)
+
+    def opened(self, call: Call, ino: Ino, flags: int) -> bytes:
+        """Open an inode; O_TRUNC comes as a SETATTR of its own."""
+        self._ops.open(ino, flags & ~os.O_TRUNC, Caller(call.uid, call.gid))
+        return abi.OPEN_OUT.pack(0, *self._on_open(ino, flags))
 
     def create(self, call: Call) -> Reply:
         self._refuse_if_stateless()
@@ -240,8 +244,7 @@ class Requests:
         attr = self._ops.tmpfile(call.nodeid, mode, Caller(call.uid, call.gid, umask))
         if self._no_open:
             return replies.entry(attr) + abi.OPEN_OUT.pack(0, abi.Fopen.KEEP_CACHE, 0)
-        self._ops.open(attr.ino, flags & ~os.O_TRUNC, Caller(call.uid, call.gid))
-        return replies.entry(attr) + abi.OPEN_OUT.pack(0, *self._on_open(attr.ino, flags))
+        return replies.entry(attr) + self.opened(call, attr.ino, flags)
 
     def release(self, call: Call) -> Reply:
         if not self._no_open:  # what tmpfile opened is released even there

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,10 @@ from ..options import TransportOptions
 from . import abi
 from .abi import Init, Notify, Opcode
 from .channel import MAX_PAGES, MAX_WRITE, DevFuse, Spinner, notify
+from .ledger import Ledger
 from .requests import Call, Requests
+from .resend import Resent
+from .supervisor import open_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,9 @@ class Session:
         # Only root can open again what lost its permissions while it was open, so only root needs no OPEN.
         self._no_open = os.geteuid() == 0 and not options.passthrough
         self._requests = Requests(operations, info=info, refresh=self._refresh, no_open=self._no_open)
+        self._agreed = Agreed(0, 0)
+        self._ledger_fd = -1
+        self._resent: Resent | None = None
         self._lead = threading.Lock()
         self._spinner = Spinner()
         self._threads = 0
@@ -83,7 +89,7 @@ class Session:
 
     # -- handshake -------------------------------------------------------------------------------------
 
-    def handshake(self) -> Agreed:
+    def handshake(self) -> None:
         """Answer INIT. Raises OSError(EPROTO) for a kernel that speaks too old a version."""
         channel = DevFuse(self._fd, self._spinner)
         call = channel.receive()
@@ -94,7 +100,7 @@ class Session:
             channel.fail(call, errno.EPROTO)
             raise OSError(errno.EPROTO, f"FUSE {major}.{minor} is too old (7.{abi.OLDEST_MINOR}: Linux 5.4)")
         offered = flags | (flags2 << 32 if flags & Init.INIT_EXT else 0)
-        agreed = Agreed(min(minor, abi.MINOR), offered & self._wanted())
+        self._agreed = agreed = Agreed(min(minor, abi.MINOR), offered & self._wanted())
         channel.reply(
             call,
             abi.INIT_OUT.pack(
@@ -103,7 +109,6 @@ class Session:
                 *(1 if agreed.has(Init.PASSTHROUGH) else 0, 0),
             ),
         )
-        return agreed
 
     def _wanted(self) -> int:
         wanted = _ALWAYS
@@ -113,10 +118,38 @@ class Session:
             wanted |= Init.WRITEBACK_CACHE
         return wanted
 
+    # -- taking over -----------------------------------------------------------------------------------
+
+    @property
+    def can_be_taken_over(self) -> bool:
+        """Whether this kernel sends again what a dead daemon has not answered."""
+        return self._agreed.has(Init.HAS_RESEND)
+
+    def keep_ledger(self) -> None:
+        """Have what the kernel holds noted where another daemon finds it."""
+        self._ledger_fd = Ledger.make()
+
+    def take_over(self, mine: Set[int]) -> None:
+        """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
+        descriptors, all others are of the dead one.
+        """
+        ledger = Ledger(self._ledger_fd)
+        held = ledger.read()
+        for fd in open_descriptors() - mine - {state.fd for state in held.values()}:
+            os.close(fd)
+        self._ops.journal = ledger
+        moves = self._ops.restore(held)
+        log.info("took over: %d inodes", len(held))
+        self._resent = Resent(self._requests, self._ops, moves)
+        notify(self._fd, Notify.RESEND, b"")
+        self.run()
+
     # -- answering -------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Answer requests until the mount is gone, or SIGTERM, SIGINT or SIGHUP arrives."""
+        if self._ledger_fd >= 0 and self._ops.journal is None:
+            self._ops.journal = Ledger(self._ledger_fd)
         if self._options.channel != "block" and self._spinner.able:
             os.set_blocking(self._fd, False)
         with _signals() as arrived:
@@ -170,6 +203,8 @@ class Session:
     def _answer(self, channel: DevFuse, call: Call) -> bool:
         """The one translator of errors. False if the call would have to wait and may not."""
         handler = self._requests.by_opcode.get(call.opcode)
+        if call.unique & abi.RESENT and self._resent is not None and handler is not None:
+            handler = self._resent.answer
         if handler is None:
             self._without_handler(channel, call)
             return True
