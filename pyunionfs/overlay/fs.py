@@ -159,13 +159,15 @@ class Overlay:
 
     def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
         with self.sb.lock:
-            return [(entry, self._hold_if_can(ino, entry.name)) for entry in self.readdir(ino, after, count)]
-
-    def _hold_if_can(self, parent: Ino, name: bytes) -> Attr | None:
-        try:
-            return self.lookup(parent, name)
-        except OSError:
-            return None  # who asks for it by name is told why
+            found: list[tuple[DirEntry, Attr | None]] = []
+            for entry in self.readdir(ino, after, count):
+                try:
+                    found.append((entry, self.lookup(ino, entry.name)))
+                except FileNotFoundError:
+                    pass  # gone behind our back, or another filesystem is mounted there
+                except OSError:
+                    found.append((entry, None))  # who asks for it by name is told why
+            return found
 
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)

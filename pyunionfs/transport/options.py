@@ -7,6 +7,7 @@ from dataclasses import dataclass
 VALUES: Mapping[str, tuple[str, ...]] = {
     "transport": ("auto", "devfuse", "pyfuse3"),
     "channel": ("auto", "uring", "poll", "block"),
+    "noopen": ("on", "off"),
     "passthrough": ("off", "on"),
     "takeover": ("on", "off"),
     "writeback": ("off", "on"),
@@ -20,6 +21,7 @@ class TransportOptions:
 
     transport: str = "auto"  # devfuse where the kernel suits it, otherwise pyfuse3
     channel: str = "auto"  # of devfuse: io_uring where it is enabled, otherwise /dev/fuse with a short poll
+    noopen: bool = True  # of devfuse, for root: the kernel does not tell of open(2), so a write copies up, not that
     passthrough: bool = False  # the kernel reads and writes upper files by itself
     takeover: bool = True  # of devfuse: when the daemon dies, another one goes on
     writeback: bool = False  # the kernel keeps writes back, and makes larger ones of them
@@ -40,6 +42,7 @@ def parse(options: Mapping[str, str | bool | None]) -> TransportOptions:
     return TransportOptions(
         transport=chosen["transport"],
         channel=chosen["channel"],
+        noopen=chosen["noopen"] == "on" and chosen["passthrough"] == "off",
         passthrough=chosen["passthrough"] == "on",
         takeover=chosen["takeover"] == "on",
         writeback=chosen["writeback"] == "on",

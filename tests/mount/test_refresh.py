@@ -60,9 +60,10 @@ def test_a_refresh_shows_what_was_changed(layers: Layers) -> None:
 def test_what_was_written_stays(layers: Layers) -> None:
     (layers.merged / "dir/file").write_bytes(b"mine")
     (layers.merged / "mine").write_bytes(b"mine")
-    with open(layers.merged / "dir/sub/deep", "r+b") as opened:
+    with open(layers.merged / "dir/sub/deep", "r+b", buffering=0) as opened:
+        opened.write(b"still")
         change_behind_our_back(layers.lower[0])
-        opened.write(b"still written")
+        opened.write(b" written")
         refresh(layers)
     assert (layers.merged / "dir/file").read_bytes() == b"mine"
     assert (layers.merged / "mine").read_bytes() == b"mine"

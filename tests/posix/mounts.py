@@ -55,6 +55,12 @@ def daemon_of(path: Path) -> int:
     return int(json.loads(os.getxattr(path, "user.pyunionfs"))["pid"])
 
 
+def processes_of(path: Path) -> list[int]:
+    """The daemon of a mount of ours, after the process that would start another one if it died."""
+    told = json.loads(os.getxattr(path, "user.pyunionfs"))
+    return list(dict.fromkeys([told["started_by"], told["pid"]]))
+
+
 def mount_points() -> list[Path]:
     """Every mount point that this process sees."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:

@@ -72,7 +72,7 @@ class Session:
         self._ops = operations
         self._options = options
         # Only root can open again what lost its permissions while it was open, so only root needs no OPEN.
-        self._no_open = os.geteuid() == 0 and not options.passthrough
+        self._no_open = os.geteuid() == 0 and options.noopen
         self._requests = Requests(operations, info=info, refresh=self._refresh, no_open=self._no_open)
         self._agreed = Agreed(0, 0)
         self._ledger_fd = -1
