@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 Options = Mapping[str, str | bool | None]
+TRANSPORT_OPTIONS = frozenset(transport_options.VALUES)
+"""Mount options that say how the kernel is served."""
 _READY = b"\0"
 _TRANSPORTS = {"devfuse": ".transport.devfuse", "pyfuse3": ".transport.libfuse"}
 _FUSE_FLAGS = frozenset(
@@ -69,7 +71,7 @@ class MountSpec:
 
     def overlay_options(self) -> dict[str, str | bool | None]:
         names = {option.name for option in OPTIONS}
-        mine = _FUSE_FLAGS | transport_options.VALUES.keys()
+        mine = _FUSE_FLAGS | TRANSPORT_OPTIONS
         return {name: value for name, value in self.options.items() if name in names or name not in mine}
 
     def fuse_options(self) -> set[str]:

@@ -190,13 +190,13 @@ class Operations(Protocol):
         """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
-    def fallocate(self, extent: Extent, mode: int) -> None:
+    def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
         """As fallocate(2); EOPNOTSUPP for what the filesystem of the upper layer cannot."""
 
     def seek(self, ino: Ino, offset: int, whence: int) -> int:
         """As lseek(2) with SEEK_DATA or SEEK_HOLE."""
 
-    def copy_file_range(self, source: Extent, target: Ino, offset: int) -> int:
+    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
         """As copy_file_range(2); returns how much was copied."""
 
     def birth_time(self, ino: Ino) -> int | None:

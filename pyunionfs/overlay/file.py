@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .. import linux
+from ..vfs import Extent
 from . import verity
 from .inode import Inode
 from .layer import Backing
@@ -204,10 +206,22 @@ def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
         return os.lseek(fd, offset, whence)
 
 
-def copy_range(sb: "Superblock", source: Inode, start: int, length: int, target: Inode, offset: int) -> int:
+def copy_range(
+    sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool
+) -> int:
     """copy_file_range(2) between the backing files (ovl_copyfile)."""
     with sb.files.use(source, write=False) as source_fd, sb.files.use(target, write=True) as target_fd:
-        return os.copy_file_range(source_fd, target_fd, length, start, offset)
+        if kill_suid:
+            drop_suid(sb, target, target_fd)
+        return os.copy_file_range(source_fd, target_fd, extent.length, extent.offset, offset)
+
+
+def fallocate(sb: "Superblock", inode: Inode, mode: int, offset: int, length: int, *, kill_suid: bool) -> None:
+    """fallocate(2) of the backing file (ovl_fallocate)."""
+    with sb.files.use(inode, write=True) as fd:
+        linux.fallocate(fd, mode, offset, length)
+        if kill_suid:
+            drop_suid(sb, inode, fd)
 
 
 def write(

@@ -337,17 +337,17 @@ class Overlay:
                 attr.note_read(inode)
         return file.readinto(self.sb, inode, offset, buffer, wait=wait)
 
-    def fallocate(self, extent: Extent, mode: int) -> None:
-        inode = self._for_writing(extent.ino)
-        with self.sb.files.use(inode, write=True) as fd:
-            linux.fallocate(fd, mode, extent.offset, extent.length)
+    def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
+        file.fallocate(
+            self.sb, self._for_writing(extent.ino), mode, extent.offset, extent.length, kill_suid=kill_suid
+        )
 
     def seek(self, ino: Ino, offset: int, whence: int) -> int:
         return file.seek(self.sb, self.sb.table[ino], offset, whence)
 
-    def copy_file_range(self, source: Extent, target: Ino, offset: int) -> int:
+    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
         inode = self._for_writing(target)
-        return file.copy_range(self.sb, self.sb.table[source.ino], source.offset, source.length, inode, offset)
+        return file.copy_range(self.sb, self.sb.table[source.ino], source, inode, offset, kill_suid=kill_suid)
 
     def _for_writing(self, ino: Ino) -> Inode:
         inode = self.sb.table[ino]

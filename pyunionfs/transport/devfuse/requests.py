@@ -283,7 +283,7 @@ class Requests:
         if not call.may_wait:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(call.head, call.at)
-        self._ops.fallocate(Extent(call.nodeid, offset, length), mode)
+        self._ops.fallocate(Extent(call.nodeid, offset, length), mode, kill_suid=call.uid != 0)
         return b""
 
     def lseek(self, call: Call) -> Reply:
@@ -296,7 +296,7 @@ class Requests:
         _, start, target, _, offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(call.head, call.at)
         # What is copied is told in 32 bits.
         source = Extent(call.nodeid, start, min(length, 1 << 30))
-        return abi.WRITE_OUT.pack(self._ops.copy_file_range(source, target, offset), 0)
+        return abi.WRITE_OUT.pack(self._ops.copy_file_range(source, target, offset, kill_suid=call.uid != 0), 0)
 
     def syncfs(self, call: Call) -> Reply:
         if not call.may_wait:
