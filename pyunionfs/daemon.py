@@ -108,7 +108,7 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
             spec.mountpoint,
             spec.fuse_options(),
             options,
-            info=lambda: mount.encode_info({**told, "pid": os.getpid()}),
+            info=lambda more: mount.encode_info({**told, "pid": os.getpid(), **more}),
             on_ready=on_ready,
         )
 

@@ -190,6 +190,11 @@ class Operations(Protocol):
         """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
+    def backing(self, ino: Ino) -> int | None:
+        """A new descriptor of a file's data, to be read and written by others; None while the file may yet get
+        another one, by a copy-up. The caller closes it.
+        """
+
     def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
         """As fallocate(2); EOPNOTSUPP for what the filesystem of the upper layer cannot."""
 

@@ -9,7 +9,10 @@ KERNEL_LOWER = ("kernel-lower", "kernel-user-lower")
 PYFUSE3 = ("pyfuse3", "pyfuse3-user")
 PYFUSE3_LOWER = ("pyfuse3-lower", "pyfuse3-user-lower", "pyfuse3-writeback")
 DEVFUSE = ("devfuse", "devfuse-user")
-DEVFUSE_LOWER = ("devfuse-lower", "devfuse-user-lower", "devfuse-writeback", "devfuse-passthrough", "devfuse-uring")
+DEVFUSE_LOWER = (
+    *("devfuse-lower", "devfuse-user-lower", "devfuse-uring", "devfuse-passthrough"),
+    *("devfuse-block", "devfuse-open", "devfuse-writeback"),
+)
 OURS = PYFUSE3 + DEVFUSE
 OURS_LOWER = PYFUSE3_LOWER + DEVFUSE_LOWER
 
@@ -45,6 +48,9 @@ DIVERGENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
         (KERNEL_LOWER, "it cannot copy up what has no name any more (EEXIST)"),
     ),
     "test_truncating_to_the_same_size_still_moves_mtime": (
-        (("pyfuse3-writeback",), "with writeback the kernel keeps the time, and sends the old one"),
+        (
+            ("pyfuse3-writeback", "devfuse-writeback"),
+            "with writeback the kernel keeps the time, and sends the old one",
+        ),
     ),
 }

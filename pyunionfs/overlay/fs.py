@@ -337,6 +337,13 @@ class Overlay:
                 attr.note_read(inode)
         return file.readinto(self.sb, inode, offset, buffer, wait=wait)
 
+    def backing(self, ino: Ino) -> int | None:
+        inode = self.sb.table[ino]
+        with self.sb.lock:
+            if inode.upper is None or inode.metacopy:
+                return None
+            return inode.upper.open(os.O_RDWR)
+
     def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
         file.fallocate(
             self.sb, self._for_writing(extent.ino), mode, extent.offset, extent.length, kill_suid=kill_suid

@@ -26,7 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
 from .attach import mount_directly
-from .mount import INFO_XATTR, REFRESH_XATTR
+from .mount import INFO_XATTR, REFRESH_XATTR, Info
 from .options import TransportOptions
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Adapter(pyfuse3.Operations):
     enable_acl = True
     enable_writeback_cache = False
 
-    def __init__(self, operations: vfs.Operations, info: Callable[[], bytes], on_ready: Callable[[], None]) -> None:
+    def __init__(self, operations: vfs.Operations, info: Info, on_ready: Callable[[], None]) -> None:
         super().__init__()
         self._ops = operations
         self._info = info
@@ -270,7 +270,7 @@ class Adapter(pyfuse3.Operations):
     @_handler
     async def getxattr(self, inode: Any, name: Any, ctx: RequestContext) -> bytes:
         if name == _INFO_XATTR and inode == vfs.ROOT:
-            return self._info()
+            return self._info({})
         if name == _REFRESH_XATTR and inode == vfs.ROOT and ctx.uid in (0, os.geteuid()):
             return await trio.to_thread.run_sync(self._refresh)
         return self._ops.getxattr(inode, name)
@@ -386,7 +386,7 @@ def serve(
     flags: Set[str],
     options: TransportOptions,
     *,
-    info: Callable[[], bytes],
+    info: Info,
     on_ready: Callable[[], None],
 ) -> None:
     """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.

@@ -11,7 +11,7 @@ import select
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ An xattr holds 64 KiB, which hundreds of long paths may exceed: then it is compr
 REFRESH_XATTR = "user.pyunionfs.refresh"
 """Read on the root of a mount by root or the owner of the mount, this has the layers looked at again."""
 _XATTR_SIZE_MAX = 65536
+Info = Callable[[Mapping[str, object]], bytes]
+"""What a transport answers to a read of INFO_XATTR, given what it adds itself."""
 
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
 _EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount

@@ -189,7 +189,7 @@ def test_crafted_marks_show_nothing_from_outside(
         seen = walk(merged)
         assert SECRET.encode() not in [value for value in seen.values() if isinstance(value, bytes)]
         for path in [merged / os.fsdecode(name) for name in seen]:
-            if path.is_symlink():
+            if os.path.islink(path):
                 continue  # it is its user's to follow, which would be this test
             for action in (
                 lambda path=path: os.chmod(path, 0o700),

@@ -14,7 +14,9 @@ from collections.abc import Callable, Set
 
 from ... import vfs
 from ..attach import attach
+from ..mount import Info
 from ..options import TransportOptions
+from . import uring
 from .session import Session
 from .supervisor import supervise
 
@@ -25,7 +27,7 @@ def serve(
     flags: Set[str],
     options: TransportOptions,
     *,
-    info: Callable[[], bytes],
+    info: Info,
     on_ready: Callable[[], None],
 ) -> None:
     """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
@@ -34,13 +36,15 @@ def serve(
     when mounting fails.
     """
     os.umask(0)  # the caller's is applied where an object is created
+    if options.enable_uring:
+        uring.enable()
     attached = attach(mountpoint, flags | {"default_permissions"})
     try:
         session = Session(attached.fd, operations, options, info=info)
         session.handshake()
         attached.read_far_ahead()
         on_ready()
-        if options.takeover and session.can_be_taken_over and threading.active_count() == 1:
+        if session.can_be_taken_over and threading.active_count() == 1:
             session.keep_ledger()
             supervise(session.run, session.take_over)
         else:

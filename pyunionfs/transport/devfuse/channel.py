@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import time
+from typing import Protocol
 
 from .abi import ARGUMENTS, IN_HEADER, OUT_HEADER
 from .requests import Call
@@ -58,6 +59,16 @@ class Spinner:
         if self._seen >= self._price:
             self._seen = 0
             self._credit += 1
+
+
+class Channel(Protocol):
+    """Where a request came from, and its answer goes to."""
+
+    def reply(self, call: Call, data: bytes | int) -> None:
+        """Send bytes, or so many of ``call.out``."""
+
+    def fail(self, call: Call, number: int) -> None:
+        """Send an errno."""
 
 
 class DevFuse:

@@ -15,6 +15,7 @@ from ...vfs import Caller, Extent, Ino, SetAttr
 from ..mount import INFO_XATTR, REFRESH_XATTR
 from . import abi, replies
 from .abi import Opcode, SetAttrValid
+from .files import ByRequest, Files
 
 _G = 10**9
 _SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
@@ -57,16 +58,13 @@ class Requests:
         *,
         info: Callable[[], bytes],
         refresh: Callable[[], None],
-        no_open: bool,
-        on_open: Callable[[Ino, int], tuple[int, int]] = lambda ino, flags: (abi.Fopen.KEEP_CACHE, 0),
-        on_release: Callable[[Ino], None] = lambda ino: None,
+        files: Files | None,
     ) -> None:
+        """``files`` are the open files; None: the kernel tells of none."""
         self._ops = operations
         self._info = info
         self._refresh = refresh
-        self._no_open = no_open
-        self._on_open = on_open
-        self._on_release = on_release
+        self._files = files
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
         }
@@ -222,40 +220,44 @@ class Requests:
     # -- files -----------------------------------------------------------------------------------------
 
     def open(self, call: Call) -> Reply:
-        self._refuse_if_stateless()
+        files = self._open_files()
         flags, _ = abi.OPEN_IN.unpack_from(call.head, call.at)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._wait_for(call, call.nodeid)
-        return self.opened(call, call.nodeid, flags)
+        self._ops.open(call.nodeid, flags & ~os.O_TRUNC, Caller(call.uid, call.gid))  # that comes as a SETATTR
+        return files.open(call.nodeid, flags)
 
     def opened(self, call: Call, ino: Ino, flags: int) -> bytes:
-        """Open an inode; O_TRUNC comes as a SETATTR of its own."""
+        """Open what an earlier CREATE has made."""
         self._ops.open(ino, flags & ~os.O_TRUNC, Caller(call.uid, call.gid))
-        return abi.OPEN_OUT.pack(0, *self._on_open(ino, flags))
+        return self._open_files().open(ino, flags)
 
     def create(self, call: Call) -> Reply:
-        self._refuse_if_stateless()
+        files = self._open_files()
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(call.head, call.at)
         attr = self._ops.create(call.nodeid, bytes(call.payload[:-1]), mode, Caller(call.uid, call.gid, umask))
-        return replies.entry(attr) + abi.OPEN_OUT.pack(0, *self._on_open(attr.ino, flags))
+        return replies.entry(attr) + files.open(attr.ino, flags)
 
     def tmpfile(self, call: Call) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(call.head, call.at)
         attr = self._ops.tmpfile(call.nodeid, mode, Caller(call.uid, call.gid, umask))
-        if self._no_open:
-            return replies.entry(attr) + abi.OPEN_OUT.pack(0, abi.Fopen.KEEP_CACHE, 0)
+        if self._files is None:
+            return replies.entry(attr) + ByRequest().open(attr.ino, flags)
         return replies.entry(attr) + self.opened(call, attr.ino, flags)
 
     def release(self, call: Call) -> Reply:
-        if not self._no_open:  # what tmpfile opened is released even there
-            self._on_release(call.nodeid)
+        if self._files is not None:  # what tmpfile opened is released even so
+            self._files.release(call.nodeid, abi.RELEASE_IN.unpack_from(call.head, call.at)[0])
             self._ops.release(call.nodeid)
         return b""
 
-    def _refuse_if_stateless(self) -> None:
-        """Files are read and written by inode: the kernel need not tell who opens one, and asks no more."""
-        if self._no_open:
+    def _open_files(self) -> Files:
+        """ENOSYS: files are read and written by inode, so the kernel need not tell who opens one, and asks no
+        more.
+        """
+        if self._files is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return self._files
 
     def read(self, call: Call) -> Reply:
         _, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)

@@ -10,16 +10,19 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ... import vfs
 from ...vfs import Ino
+from ..mount import Info
 from ..options import TransportOptions
-from . import abi
+from . import abi, uring
 from .abi import Init, Notify, Opcode
-from .channel import MAX_PAGES, MAX_WRITE, DevFuse, Spinner, notify
+from .channel import MAX_PAGES, MAX_WRITE, Channel, DevFuse, Spinner, notify
+from .files import ByRequest, Passthrough
 from .ledger import Ledger
 from .requests import Call, Requests
 from .resend import Resent
@@ -31,6 +34,7 @@ _MAX_THREADS = 12
 _MAX_BACKGROUND = 64
 _CONGESTION = 48
 _TIME_GRAN = 1  # ns
+_WHERE = {"passthrough": " (Linux 6.9)", "channel=uring": f" (Linux 6.14, and Y in {uring.PARAMETER})"}
 _ALWAYS = (
     Init.ASYNC_READ
     | Init.BIG_WRITES
@@ -65,15 +69,15 @@ class Agreed:
 class Session:
     """A mount, from INIT to its end."""
 
-    def __init__(
-        self, fd: int, operations: vfs.Operations, options: TransportOptions, *, info: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, fd: int, operations: vfs.Operations, options: TransportOptions, *, info: Info) -> None:
         self._fd = fd
         self._ops = operations
         self._options = options
         # Only root can open again what lost its permissions while it was open, so only root needs no OPEN.
         self._no_open = os.geteuid() == 0 and options.noopen
-        self._requests = Requests(operations, info=info, refresh=self._refresh, no_open=self._no_open)
+        files = None if self._no_open else Passthrough(fd, operations) if options.passthrough else ByRequest()
+        self._info = info
+        self._requests = Requests(operations, info=self._tell, refresh=self._refresh, files=files)
         self._agreed = Agreed(0, 0)
         self._ledger_fd = -1
         self._resent: Resent | None = None
@@ -101,6 +105,13 @@ class Session:
             raise OSError(errno.EPROTO, f"FUSE {major}.{minor} is too old (7.{abi.OLDEST_MINOR}: Linux 5.4)")
         offered = flags | (flags2 << 32 if flags & Init.INIT_EXT else 0)
         self._agreed = agreed = Agreed(min(minor, abi.MINOR), offered & self._wanted())
+        for name, wished, flag in (
+            ("passthrough", self._options.passthrough, Init.PASSTHROUGH),
+            ("channel=uring", self._options.channel == "uring", Init.OVER_IO_URING),
+        ):
+            if wished and not agreed.has(flag):
+                channel.fail(call, errno.EPROTO)
+                raise OSError(errno.EOPNOTSUPP, f"{name}: this kernel does not offer it{_WHERE[name]}")
         channel.reply(
             call,
             abi.INIT_OUT.pack(
@@ -116,14 +127,39 @@ class Session:
             wanted |= Init.NO_OPEN_SUPPORT
         if self._options.writeback:
             wanted |= Init.WRITEBACK_CACHE
+        if self._options.passthrough:
+            wanted |= Init.PASSTHROUGH
+        if self._uses_uring():
+            wanted |= Init.OVER_IO_URING
         return wanted
+
+    def _uses_uring(self) -> bool:
+        return self._options.channel == "uring" or (self._options.channel == "auto" and uring.is_enabled())
+
+    @property
+    def channel(self) -> str:
+        """How requests arrive: uring, poll or block."""
+        if self._agreed.has(Init.OVER_IO_URING):
+            return "uring"
+        return "block" if self._options.channel == "block" or not self._spinner.able else "poll"
+
+    def _tell(self) -> bytes:
+        return self._info({"channel": self.channel, "takeover": self._ledger_fd >= 0})
 
     # -- taking over -----------------------------------------------------------------------------------
 
     @property
     def can_be_taken_over(self) -> bool:
-        """Whether this kernel sends again what a dead daemon has not answered."""
-        return self._agreed.has(Init.HAS_RESEND)
+        """Whether it is wished, and this kernel sends again what a dead daemon has not answered. It does not for
+        requests that came by io_uring (fuse_resend looks at those of /dev/fuse alone); and what was opened to
+        pass through is not noted.
+        """
+        return (
+            self._options.takeover
+            and self._agreed.has(Init.HAS_RESEND)
+            and not self._agreed.has(Init.OVER_IO_URING)
+            and not self._agreed.has(Init.PASSTHROUGH)
+        )
 
     def keep_ledger(self) -> None:
         """Have what the kernel holds noted where another daemon finds it."""
@@ -150,10 +186,16 @@ class Session:
         """Answer requests until the mount is gone, or SIGTERM, SIGINT or SIGHUP arrives."""
         if self._ledger_fd >= 0 and self._ops.journal is None:
             self._ops.journal = Ledger(self._ledger_fd)
-        if self._options.channel != "block" and self._spinner.able:
+        if self.channel == "poll":
             os.set_blocking(self._fd, False)
         with _signals() as arrived:
             self._on_end = arrived.wake
+            if self.channel == "uring":
+                self._pool = ThreadPoolExecutor(_MAX_THREADS)
+                for queue in range(uring.queues()):
+                    threading.Thread(
+                        target=self._serve_ring, args=(queue,), daemon=True, name=f"ring-{queue}"
+                    ).start()
             self._start_thread()
             arrived.wait(self._ended)
         self._ops.stale = None
@@ -183,6 +225,25 @@ class Session:
             self._ended.set()
             self._on_end()
 
+    def _serve_ring(self, queue: int) -> None:
+        uring.pin(queue)
+
+        def slowly(entry: uring.Entry, call: Call) -> None:
+            def work() -> None:
+                self._answer_slowly(entry, call)
+                ring.finished(entry)
+
+            self._pool.submit(work)
+
+        try:
+            ring = uring.Ring(self._fd, queue)
+            ring.serve(self._answer, slowly)
+        except Exception:
+            log.exception("the session ends")
+        finally:
+            self._ended.set()
+            self._on_end()
+
     def _serve(self, channel: DevFuse) -> Call | None:
         """Answer what is answered at once. Returns what is not; None at the end of the mount."""
         while (call := channel.receive()) is not None:
@@ -191,7 +252,7 @@ class Session:
                 return call
         return None
 
-    def _answer_slowly(self, channel: DevFuse, call: Call) -> None:
+    def _answer_slowly(self, channel: Channel, call: Call) -> None:
         self._mine.unique = call.unique
         self._slow[call.unique] = False
         call.may_wait = True
@@ -200,7 +261,7 @@ class Session:
         finally:
             del self._slow[call.unique]
 
-    def _answer(self, channel: DevFuse, call: Call) -> bool:
+    def _answer(self, channel: Channel, call: Call) -> bool:
         """The one translator of errors. False if the call would have to wait and may not."""
         handler = self._requests.by_opcode.get(call.opcode)
         if call.unique & abi.RESENT and self._resent is not None and handler is not None:
@@ -224,7 +285,7 @@ class Session:
                 channel.reply(call, data)
         return True
 
-    def _without_handler(self, channel: DevFuse, call: Call) -> None:
+    def _without_handler(self, channel: Channel, call: Call) -> None:
         if call.opcode == Opcode.INTERRUPT:
             (unique,) = abi.INTERRUPT_IN.unpack_from(call.head, call.at)
             if unique in self._slow:
