@@ -134,6 +134,9 @@ class Journal(Protocol):
     def note(self, held: Held) -> None:
         """The latest about an inode."""
 
+    def note_named(self, ino: Ino, lookups: int, opens: int, parent: Ino, name: bytes, st_ino: int) -> None:
+        """As :meth:`note`, of an inode that has its name and is not about to lose it."""
+
     def drop(self, ino: Ino) -> None:
         """Nobody holds it any more."""
 

@@ -19,6 +19,7 @@ from .held import note
 from .index import must_copy_up
 from .inode import Inode
 from .layer import Backing
+from .listing import LAYER_SHIFT
 from .lookup import peek
 from .merge import Kind
 from .ownership import OVERRIDES, Owner
@@ -201,12 +202,19 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
     if not inode.is_dir and not metacopy:
         inode.lower, inode.data_path = (), b""
     sb.files.discard(inode)
+    _note_name(inode.parent, inode.name)
     note(sb, inode)
     if sb.stale is not None:  # ctime, blocks, nlink and perhaps st_ino are those of the copy now
         sb.stale(inode.ino)
         if inode.parent is not None:
             sb.stale(inode.parent.ino)
     sb.emit(events.CopyUp(inode.path(), length, layer.index))
+
+
+def _note_name(parent: Inode | None, name: bytes) -> None:
+    """The topmost layer that has this name is the upper one now."""
+    if parent is not None and parent.listing is not None and (kind := parent.listing.names.get(name)) is not None:
+        parent.listing.names[name] = kind & (1 << LAYER_SHIFT) - 1
 
 
 def _publish_in_index(sb: Superblock, inode: Inode, temp: Backing) -> None:
@@ -239,6 +247,7 @@ def link_up(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
         (src_fd, src_name), dst_fd = source.at(), upper.dir_fd()
         os.link(src_name, name, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
     _try_setxattr(source, sb.marks.nlink, marks.encode_nlink(inode.nlink, upper=links + 1))
+    _note_name(parent, name)
 
 
 @contextmanager

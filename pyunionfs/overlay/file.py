@@ -54,11 +54,11 @@ class OpenFiles:
     @contextmanager
     def use(self, inode: Inode, *, write: bool) -> Iterator[int]:
         """A descriptor of the inode's backing file for the duration of a ``with``."""
-        entry = self._acquire(inode, write)
+        entry = self.acquire(inode, write=write)
         try:
             yield entry.fd
         finally:
-            self._release(entry)
+            self.release(entry)
 
     def put(self, inode: Inode, fd: int, *, writable: bool) -> None:
         """Hand in a descriptor that is open already, as after a create or a copy-up."""
@@ -80,7 +80,8 @@ class OpenFiles:
                 self._retire(entry)
             self._open.clear()
 
-    def _acquire(self, inode: Inode, write: bool) -> _Open:
+    def acquire(self, inode: Inode, *, write: bool) -> _Open:
+        """As :meth:`use`, to be ended by :meth:`release`: for what is done for every request."""
         with self._lock:
             entry = self._open.get(inode)
             if entry is not None and (entry.writable or not write):
@@ -103,7 +104,7 @@ class OpenFiles:
         assert not write, "written before it was copied up"
         return open_lower(self._sb, inode), False
 
-    def _release(self, entry: _Open) -> None:
+    def release(self, entry: _Open) -> None:
         with self._lock:
             entry.users -= 1
             if entry.stale and not entry.users:
@@ -185,18 +186,20 @@ def readinto(sb: "Superblock", inode: Inode, offset: int, buffer: memoryview, *,
         with sb.lock:
             buffer = buffer[: max(inode.real.stat().st_size - offset, 0)]
     flags = 0 if wait else os.RWF_NOWAIT
-    done = 0
-    with sb.files.use(inode, write=False) as fd:
+    entry = sb.files.acquire(inode, write=False)
+    try:
+        done = os.preadv(entry.fd, [buffer], offset, flags)
         while done < len(buffer):  # a short read is no end of the file if the rest is not in the cache
-            try:
-                got = os.preadv(fd, [buffer[done:]], offset + done, flags)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP or not flags:
-                    raise
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            got = os.preadv(entry.fd, [buffer[done:]], offset + done, flags)
             if not got:
                 break
             done += got
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP and flags:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        raise
+    finally:
+        sb.files.release(entry)
     return done
 
 

@@ -20,7 +20,7 @@ from . import refresh as again
 from .copy_up import copy_up
 from .index import must_copy_up
 from .inode import Inode
-from .lookup import find, look
+from .lookup import directories_of, find, look
 from .super import Superblock, is_privileged
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
@@ -137,9 +137,9 @@ class Overlay:
         with self.sb.lock:
             directory = self.sb.table[parent]
             found = look(self.sb, directory, name)
+            if directory.listing is None:
+                self._note_probes(directory, found)
             if found is None:
-                if directory.listing is None:
-                    readdir.note_miss(self.sb, directory)
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
             return self._hold(*found)
 
@@ -157,6 +157,12 @@ class Overlay:
                 attr.note_read(self.sb.table[ino])
             return readdir.readdir(self.sb, self.sb.table[ino], after, count)
 
+    def _note_probes(self, directory: Inode, found: tuple[Inode, os.stat_result | None] | None) -> None:
+        """Layers above the one that has it were asked in vain; all of them, if none has it."""
+        first = found[0].real.layer.index if found is not None else len(self.sb.layers)
+        above = sum(backing.layer.index < first for backing in directories_of(directory))
+        readdir.note_probes(self.sb, directory, above)
+
     def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
         with self.sb.lock:
             found: list[tuple[DirEntry, Attr | None]] = []
@@ -172,8 +178,13 @@ class Overlay:
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)
         inode.lookups += 1
-        if self.sb.journal is not None:
-            held.note(self.sb, inode, st_ino=attributes.st_ino)
+        if (journal := self.sb.journal) is not None:
+            if inode.parent is not None and not inode.unlinked:
+                journal.note_named(
+                    inode.ino, inode.lookups, inode.opens, inode.parent.ino, inode.name, attributes.st_ino
+                )
+            else:
+                held.note(self.sb, inode)
         return attributes
 
     # -- attributes ------------------------------------------------------------------------------------

@@ -20,9 +20,7 @@ from .super import Superblock
 Place = tuple[Inode, bytes]
 
 
-def note(
-    sb: Superblock, inode: Inode, *, also_at: Place | None = None, losing: bool = False, st_ino: int = 0
-) -> None:
+def note(sb: Superblock, inode: Inode, *, also_at: Place | None = None, losing: bool = False) -> None:
     """Note where an inode is; ``also_at`` is where it may be after the next system call, and ``losing`` says that
     it may be left without a name.
     """
@@ -42,7 +40,7 @@ def note(
             inode.name if named else b"",
             also_at[0].ino if also_at is not None else Ino(0),
             also_at[1] if also_at is not None else b"",
-            st_ino or _st_ino(inode),
+            _st_ino(inode),
             upper.fd if upper is not None and upper.parent is None else -1,
             layer,
             path,

@@ -38,11 +38,11 @@ class Inode:
         "lower",
         "lower_links",
         "metacopy",
-        "misses",
         "name",
         "nlink",
         "opens",
         "parent",
+        "probes",
         "read_ns",
         "redirect",
         "type",
@@ -65,7 +65,7 @@ class Inode:
         # A directory's children that are in the table; None for everything else.
         self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(kind) else None
         self.listing: Listing | None = None  # of a directory, once all of its names are known
-        self.misses = 0  # names that it was asked for and did not have
+        self.probes = 0  # looks for names in its layers that found nothing
         self.aliases: set[tuple[Inode, bytes]] | None = None  # all known names, where there are several
         self.link_keys: tuple[tuple[int, int], ...] = ()  # of its objects, where they have several names
         self.indexed = False  # several names that are kept together by the index, see index.py

@@ -11,8 +11,13 @@ from ..vfs import FIRST, DirEntry
 _POSITIONS = (1 << 62) - 1  # of the 63 bits of a loff_t, with room for FIRST
 
 
+LAYER_SHIFT = 16
+"""Above the S_IFMT bits of a name stands the index of the topmost layer that has it."""
+_TYPE = (1 << LAYER_SHIFT) - 1
+
+
 class Listing:
-    """The names of a merged directory and their types; positions are made when they are asked for."""
+    """The names of a merged directory, with their types and topmost layers; positions are made when asked for."""
 
     __slots__ = ("_order", "names")
 
@@ -21,6 +26,7 @@ class Listing:
         self._order: list[tuple[int, bytes]] | None = None
 
     def add(self, name: bytes, kind: int) -> None:
+        """A name of an object in the upper layer, which is that of index 0."""
         if self._order is not None and name not in self.names:
             insort(self._order, (position(name), name))
         self.names[name] = kind
@@ -40,7 +46,7 @@ class Listing:
         while at < end and (count is None or len(entries) < count):
             where, name = order[at]
             if (kind := names.get(name)) is not None:
-                entries.append(DirEntry(name, kind, where))
+                entries.append(DirEntry(name, kind & _TYPE, where))
             at += 1
         if (at >= end and count is None) or not entries:
             self._order = None

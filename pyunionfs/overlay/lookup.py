@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from . import marks, merge
 from .inode import Inode, map_ino
 from .layer import Backing
+from .listing import LAYER_SHIFT
 from .merge import Kind
 from .super import Superblock
 
@@ -32,8 +33,11 @@ class Found:
 class Search:
     """Look for one name in the directories of a merged directory, and keep what was found."""
 
-    def __init__(self, sb: Superblock, directories: Sequence[Backing], name: bytes, xattr_whiteouts: bool) -> None:
+    def __init__(
+        self, sb: Superblock, directories: Sequence[Backing], name: bytes, xattr_whiteouts: bool, *, first: int = 0
+    ) -> None:
         self._sb = sb
+        self._first = first  # index of the topmost layer that may have the name
         self._namespace = sb.marks
         self._directories = directories
         self._path = [name]
@@ -50,8 +54,8 @@ class Search:
         return b"/" + b"/".join(self._path)
 
     def findings(self) -> Iterator[Kind]:
-        """What each layer has, probed only when it is asked for."""
-        queue = deque(self._directories)
+        """What each layer has, from the first on that may have it, probed only when it is asked for."""
+        queue = deque(directory for directory in self._directories if directory.layer.index >= self._first)
         while queue:
             directory = queue.popleft()
             kind = self._look_in(directory, is_last=not queue)
@@ -203,14 +207,18 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         if known.aliases is not None and known.upper is None:
             known.parent, known.name = parent, name  # of several names, the last used is the one to be copied up
         return known, None
-    if parent.listing is not None and name not in parent.listing.names and len(name) <= sb.name_max:
-        return None
+    first = 0
+    if parent.listing is not None:
+        in_listing = parent.listing.names.get(name)
+        if in_listing is None and len(name) <= sb.name_max:
+            return None
+        first = (in_listing or 0) >> LAYER_SHIFT
     check_name(name)
     if len(name) > sb.name_max:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     if parent.unlinked:
         return None
-    search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts)
+    search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts, first=first)
     resolution = merge.resolve(search.findings())
     if not resolution.exists:
         return None

@@ -21,8 +21,8 @@ Where a redirect was found, the layers below are searched under the path that it
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -35,6 +35,8 @@ class Kind(Enum):
     FILE = "file"
     METACOPY = "metacopy"
     OTHER = "other object"  # symlink, fifo, socket or device
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and this is asked for at every look-up
 
 
 class Rule(Enum):
@@ -51,19 +53,15 @@ class Rule(Enum):
     NO_DATA = 9
     NOT_REACHED = 0  # the search had ended above
 
-    @property
-    def ends(self) -> bool:
+    __hash__ = object.__hash__
+
+    def __init__(self, number: int) -> None:
+        self.ends = number in (1, 2, 4, 5, 8, 9)
         """Whether the search stops here."""
-        return self in _ENDS
-
-    @property
-    def provides(self) -> bool:
+        self.provides = number in (2, 3, 4, 7, 8)
         """Whether this layer's object is part of the answer."""
-        return self in _PROVIDES
 
 
-_ENDS = frozenset({Rule.WHITEOUT, Rule.FIRST, Rule.OPAQUE, Rule.HIDDEN, Rule.DATA, Rule.NO_DATA})
-_PROVIDES = frozenset({Rule.FIRST, Rule.MERGES, Rule.OPAQUE, Rule.METACOPY, Rule.DATA})
 _ALONE = {
     Kind.ABSENT: Rule.ABSENT,
     Kind.WHITEOUT: Rule.WHITEOUT,
@@ -90,8 +88,7 @@ def judge(kind: Kind, above: Rule | None) -> Rule:
     return (_BELOW_METACOPY if above is Rule.METACOPY else _BELOW_DIRECTORY)[kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """The answer for a name: the layers that provide it, top to bottom; none if it does not exist."""
 
     providers: tuple[int, ...]

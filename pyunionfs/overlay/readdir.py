@@ -10,11 +10,11 @@ from ..vfs import DirEntry
 from . import marks, merge
 from .inode import Inode
 from .layer import Backing
-from .listing import Listing
+from .listing import LAYER_SHIFT, Listing
 from .lookup import directories_of
 from .super import Superblock
 
-_MISSES = 4  # names that are looked for in vain before it is worth listing the directory
+_PROBES = 4  # looks into layers in vain, before it is worth listing the directory
 
 
 def listing(sb: Superblock, inode: Inode) -> Listing:
@@ -28,7 +28,12 @@ def listing(sb: Superblock, inode: Inode) -> Listing:
 def _read(sb: Superblock, inode: Inode) -> dict[bytes, int]:
     if inode.upper is not None and not inode.lower and not inode.xattr_whiteouts:
         return {name: kind for name, kind, hidden in entries(sb, inode, inode.upper) if not hidden}
-    return merge.listing(entries(sb, inode, directory) for directory in directories_of(inode))
+    return merge.listing(_with_layer(sb, inode, directory) for directory in directories_of(inode))
+
+
+def _with_layer(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[bytes, int, bool]]:
+    layer = directory.layer.index << LAYER_SHIFT
+    return ((name, kind | layer, hidden) for name, kind, hidden in entries(sb, inode, directory))
 
 
 def readdir(sb: Superblock, inode: Inode, start: int = 0, count: int | None = None) -> list[DirEntry]:
@@ -41,10 +46,12 @@ def is_empty(sb: Superblock, inode: Inode) -> bool:
     return not listing(sb, inode).names
 
 
-def note_miss(sb: Superblock, inode: Inode) -> None:
-    """A name was looked for in vain: after some, what is there is listed, and no layer is asked any more."""
-    inode.misses += 1
-    if inode.misses >= _MISSES:
+def note_probes(sb: Superblock, inode: Inode, in_vain: int) -> None:
+    """Layers were asked in vain for a name: after some, what is there is listed, and then only the layer is asked
+    that has a name.
+    """
+    inode.probes += in_vain
+    if inode.probes >= _PROBES:
         listing(sb, inode)
 
 

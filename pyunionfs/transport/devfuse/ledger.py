@@ -42,6 +42,9 @@ class Ledger:
         head = _RECORD.pack(ino, lookups, max(opens, 0), parent, new_parent, st_ino, fd, layer, *sizes)
         self._append(head + name + new_name + path)
 
+    def note_named(self, ino: Ino, lookups: int, opens: int, parent: Ino, name: bytes, st_ino: int) -> None:
+        self._append(_RECORD.pack(ino, lookups, opens, parent, 0, st_ino, -1, 0, len(name), 0, 0) + name)
+
     def drop(self, ino: Ino) -> None:
         self._append(_RECORD.pack(ino, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0))
 
