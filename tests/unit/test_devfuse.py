@@ -1,0 +1,367 @@
+"""The direct transport without a kernel: golden bytes, any bytes, and what is noted for a successor."""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyunionfs.overlay.fs import Overlay
+from pyunionfs.transport import options as transport_options
+from pyunionfs.transport.devfuse import abi, replies, uring
+from pyunionfs.transport.devfuse.abi import ARGUMENTS, IN_HEADER, Opcode
+from pyunionfs.transport.devfuse.channel import Spinner
+from pyunionfs.transport.devfuse.files import ByRequest
+from pyunionfs.transport.devfuse.ledger import Ledger
+from pyunionfs.transport.devfuse.requests import Call, Requests
+from pyunionfs.transport.devfuse.resend import Resent
+from pyunionfs.vfs import ROOT, Attr, DirEntry, Held, Ino, Move
+
+HEX = bytes.fromhex
+
+# -- structures: sizes as in include/uapi/linux/fuse.h, and whole messages as a kernel sends them --------------
+
+SIZES = {
+    "IN_HEADER": 40,
+    "OUT_HEADER": 16,
+    "INIT_IN": 64,
+    "INIT_OUT": 64,
+    "FORGET_ONE": 16,
+    "SETATTR_IN": 88,
+    "ATTR_OUT": 104,
+    "ENTRY_OUT": 128,
+    "OPEN_OUT": 16,
+    "READ_IN": 40,
+    "WRITE_IN": 40,
+    "STATFS_OUT": 80,
+    "DIRENT": 24,
+    "DIRENTPLUS": 152,
+    "IOCTL_IN": 32,
+    "IOCTL_OUT": 16,
+    "FALLOCATE_IN": 32,
+    "LSEEK_IN": 24,
+    "COPY_FILE_RANGE_IN": 56,
+    "STATX_IN": 24,
+    "STATX_OUT": 288,
+    "INVAL_INODE_OUT": 24,
+    "INVAL_ENTRY_OUT": 16,
+    "BACKING_MAP": 16,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_structures_have_the_size_of_the_header(name: str) -> None:
+    assert getattr(abi, name).size == SIZES[name]
+
+
+# What Linux 6.18 sent to the first request of a mount, to os.mkdir("dir", 0o777) by uid and gid 1000 with umask 022,
+# and to os.utime("file", (1, 1)) by root.
+INIT = HEX(
+    "680000001a0000000200000000000000000000000000000000000000000000000000000000000000070000002d000000"
+    "00000200fbffff73fd050000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "0000000000000000"
+)
+MKDIR = HEX(
+    "340000000900000014000000000000000100000000000000e8030000e8030000bf08000000000000ff0100001200000064697200"
+)
+SETATTR = HEX(
+    "80000000040000000c00000000000000aac72400000000000000000000000000bf080000000000003000000000000000"
+    "000000000000000000000000000000000000000000000000010000000000000001000000000000000000000000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000"
+)
+
+
+class Recorder:
+    """A filesystem that notes how it is called."""
+
+    journal = stale = interrupted = None
+
+    def __init__(self, **answers: object) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            self.calls.append((name, *arguments, *named.values()))
+            answer = self._answers.get(name)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        return call
+
+
+ATTR = Attr(Ino(7), 9, stat.S_IFREG | 0o644, 1, 1000, 1001, 0, 3, 8, 1_500_000_001, 2_000_000_002, 3_000_000_003)
+
+
+def requests_over(operations: object) -> Requests:
+    return Requests(operations, info=lambda: b"{}", refresh=lambda: None, files=None)  # type: ignore[arg-type]
+
+
+def call_of(message: bytes, room: int = 1 << 17) -> Call:
+    """As the channel makes it of what it has read."""
+    buffer = bytearray(message)
+    call = Call(buffer, IN_HEADER.size, memoryview(bytearray(room)))
+    _, call.opcode, call.unique, call.nodeid, call.uid, call.gid, call.pid, _, _ = IN_HEADER.unpack_from(buffer)
+    call.payload = memoryview(buffer)[IN_HEADER.size + ARGUMENTS.get(call.opcode, 0) :]
+    return call
+
+
+def message(opcode: int, arguments: bytes = b"", rest: bytes = b"", *, nodeid: int = 1, unique: int = 2) -> bytes:
+    length = IN_HEADER.size + len(arguments) + len(rest)
+    return IN_HEADER.pack(length, opcode, unique, nodeid, 0, 0, 1, 0, 0) + arguments + rest
+
+
+def test_golden_requests() -> None:
+    fs = Recorder(mkdir=ATTR, setattr=ATTR)
+    requests = requests_over(fs)
+    for golden in (MKDIR, SETATTR):
+        call = call_of(golden)
+        requests.by_opcode[call.opcode](call)
+    (mkdir, parent, name, mode, caller), (setattr_, ino, changes, _) = fs.calls
+    assert (mkdir, parent, name, mode) == ("mkdir", 1, b"dir", 0o777)
+    assert (caller.uid, caller.gid, caller.umask) == (1000, 1000, 0o22)  # type: ignore[attr-defined]
+    assert (setattr_, ino) == ("setattr", 0x24C7AA)
+    assert (changes.atime_ns, changes.mtime_ns, changes.mode) == (10**9, 10**9, None)  # type: ignore[attr-defined]
+
+
+def test_the_first_request() -> None:
+    call = call_of(INIT)
+    major, minor, readahead, flags, _ = abi.INIT_IN.unpack_from(call.head, call.at)
+    assert (call.opcode, major, minor, readahead) == (Opcode.INIT, 7, 45, 131072)
+    assert flags & abi.Init.INIT_EXT and flags & abi.Init.NO_OPEN_SUPPORT
+
+
+def test_golden_replies() -> None:
+    fields = (
+        "0900000000000000 0300000000000000 0800000000000000"  # ino, size, blocks
+        "0100000000000000 0200000000000000 0300000000000000"  # times
+        "0165cd1d 02000000 03000000 a4810000 01000000 e8030000 e9030000 00000000 00100000 00000000"
+    )
+    assert replies.attributes(ATTR) == HEX("0000000000010000 00000000 00000000" + fields)
+    forever = "0000000000010000"
+    assert replies.entry(ATTR) == HEX("0700000000000000 0000000000000000" + forever * 2 + "00" * 8 + fields)
+    assert replies.NEGATIVE[:8] == bytes(8) and len(replies.NEGATIVE) == abi.ENTRY_OUT.size
+    listing = replies.Dirents(1000, plus=False)
+    assert listing.add(DirEntry(b"name", stat.S_IFREG, 77), ATTR)
+    assert listing.encode() == HEX("0900000000000000 4d00000000000000 04000000 08000000 6e616d65 00000000")
+
+
+@given(st.integers(-(1 << 62), 1 << 62))
+def test_times_of_any_sign_are_told(time_ns: int) -> None:
+    told = replies.attributes(ATTR._replace(atime_ns=time_ns, mtime_ns=time_ns, ctime_ns=time_ns))
+    seconds, nanoseconds = struct.unpack_from("=q", told, 16 + 24)[0], struct.unpack_from("=I", told, 16 + 48)[0]
+    assert seconds * 10**9 + nanoseconds == time_ns
+
+
+def test_a_listing_ends_where_its_room_does() -> None:
+    listing = replies.Dirents(400, plus=True)
+    added = [listing.add(DirEntry(b"x" * 20, stat.S_IFREG, n + 3), ATTR) for n in range(4)]
+    assert added == [True, True, False, False]
+    assert len(listing.encode()) == 2 * 176
+
+
+# -- any bytes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def union(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Requests]:
+    root = tmp_path_factory.mktemp("union")
+    for name in ("lower", "upper", "work"):
+        (root / name).mkdir()
+    (root / "lower" / "file").write_bytes(b"x" * 5000)
+    (root / "lower" / "dir").mkdir()
+    with Overlay([root / "lower"], root / "upper", root / "work") as overlay:
+        overlay.lookup(ROOT, b"file")
+        overlay.lookup(ROOT, b"dir")
+        yield requests_over(overlay)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([opcode for opcode in Opcode if opcode not in (Opcode.FORGET, Opcode.BATCH_FORGET)]),
+    st.binary(max_size=150),
+    st.integers(0, 3) | st.integers(0, (1 << 64) - 1),
+)
+def test_any_bytes_are_answered_or_refused(union: Requests, opcode: Opcode, rest: bytes, nodeid: int) -> None:
+    """A request is from the kernel and well formed; but a mistake in reading one must not end the mount."""
+    padded = rest.ljust(ARGUMENTS.get(opcode, 0), b"\0") + b"\0"
+    call = call_of(message(opcode, padded, nodeid=nodeid))
+    handler = union.by_opcode.get(opcode)
+    if handler is None:
+        assert opcode in REFUSED
+        return
+    try:
+        answer = handler(call)
+    except (OSError, ValueError, OverflowError):
+        return  # the session turns these into errors
+    assert answer is None or isinstance(answer, bytes | int)
+
+
+REFUSED = {Opcode.INIT, Opcode.FLUSH, Opcode.OPENDIR, Opcode.RELEASEDIR, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW}
+REFUSED |= {Opcode.ACCESS, Opcode.INTERRUPT, Opcode.BMAP, Opcode.POLL, Opcode.NOTIFY_REPLY, Opcode.SETUPMAPPING}
+REFUSED |= {Opcode.REMOVEMAPPING}
+
+
+def test_what_is_not_kept_open_is_not_asked_for_again(union: Requests) -> None:
+    for opcode in (Opcode.OPEN, Opcode.CREATE):
+        with pytest.raises(OSError) as caught:
+            union.by_opcode[opcode](call_of(message(opcode, bytes(16), b"name\0")))
+        assert caught.value.errno == errno.ENOSYS
+    assert not REFUSED & union.by_opcode.keys()
+
+
+# -- what is noted for a successor -----------------------------------------------------------------------------
+
+
+def held(ino: int, lookups: int = 1, name: bytes = b"name") -> Held:
+    return Held(Ino(ino), lookups, 0, Ino(1), name, Ino(0), b"", ino, -1, 0, b"")
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    fd = Ledger.make()
+    made = Ledger(fd)
+    yield made
+    made.close()
+    os.close(fd)
+
+
+def test_the_latest_of_each_inode_counts(ledger: Ledger) -> None:
+    ledger.note(held(5))
+    ledger.note(held(6, name=b"gone"))
+    ledger.note_named(Ino(5), 3, 0, Ino(1), b"renamed", 5)
+    ledger.drop(Ino(6))
+    special = Held(Ino(7), 1, 2, Ino(1), b"old", Ino(5), b"new", 70, 12, 3, b"a/b")
+    ledger.note(special)
+    expected = {5: held(5, 3, b"renamed"), 7: special}
+    assert ledger.read() == expected
+    assert Ledger(ledger._fd).read() == expected, "another process reads the same"
+
+
+def test_a_ledger_is_written_anew_before_it_grows_for_ever(ledger: Ledger) -> None:
+    for number in range(200_000):
+        ledger.note(held(number % 100 + 2, lookups=number % 7 + 1))
+    assert os.fstat(ledger._fd).st_size < 4 << 20
+    assert Ledger(ledger._fd).read() == ledger.read()
+    assert len(ledger.read()) == 100
+    for number in range(50_000):
+        ledger.note(held(number + 2))
+    assert len(Ledger(ledger._fd).read()) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("opcode", "arguments", "failing", "answers"),
+    [
+        (Opcode.MKDIR, bytes(8), {"mkdir": errno.EEXIST}, True),
+        (Opcode.MKNOD, struct.pack("=IIII", 0o100644, 0, 0, 0), {"mknod": errno.EEXIST}, True),
+        (Opcode.SYMLINK, b"", {"symlink": errno.EEXIST}, True),
+        (Opcode.LINK, bytes(8), {"link": errno.EEXIST}, True),
+        (Opcode.UNLINK, b"", {"unlink": errno.ENOENT}, True),
+        (Opcode.RMDIR, b"", {"rmdir": errno.ENOENT}, True),
+        (Opcode.RENAME, bytes(8), {"rename": errno.ENOENT}, True),
+        (Opcode.REMOVEXATTR, b"", {"removexattr": errno.ENODATA}, True),
+        (Opcode.RMDIR, b"", {"rmdir": errno.ENOTEMPTY}, False),
+        (Opcode.GETXATTR, bytes(8), {"getxattr": errno.ENODATA}, False),
+        (Opcode.FALLOCATE, struct.pack("=QQQII", 0, 0, 10, 0x08, 0), {}, False),
+    ],
+)
+def test_nothing_is_done_twice(opcode: Opcode, arguments: bytes, failing: dict[str, int], answers: bool) -> None:
+    fs = Recorder(lookup=ATTR, slow=False, **{name: OSError(number, "again") for name, number in failing.items()})
+    resent = Resent(requests_over(fs), fs, set())  # type: ignore[arg-type]
+    call = call_of(message(opcode, arguments, b"one\0two\0", unique=abi.RESENT | 4))
+    if answers:
+        assert resent.answer(call) in (b"", replies.entry(ATTR))
+    else:
+        with pytest.raises(OSError):
+            resent.answer(call)
+
+
+def test_an_exchange_is_not_exchanged_back() -> None:
+    arguments = abi.RENAME2_IN.pack(9, 2, 0)
+    for moves, expected in ((set(), 1), ({Move(Ino(1), b"one", Ino(9), b"two")}, 0)):
+        fs = Recorder(slow=False)
+        Resent(requests_over(fs), fs, moves).answer(  # type: ignore[arg-type]
+            call_of(message(Opcode.RENAME2, arguments, b"one\0two\0"))
+        )
+        assert sum(name == "rename" for name, *_ in fs.calls) == expected
+
+
+# -- polling -------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_daemon_does_not_spin() -> None:
+    spinner = Spinner()
+    spinner.able = True
+    for _ in range(100):
+        spinner.slept(10**9)
+    assert not spinner.worth_it()
+
+
+def test_requests_that_come_soon_make_it_spin_and_in_vain_it_stops() -> None:
+    spinner = Spinner()
+    spinner.able = True
+    for _ in range(4):
+        spinner.slept(50_000)
+    assert spinner.worth_it()
+    spins = 0
+    for _ in range(10_000):  # a machine where nobody makes requests while we spin
+        if spinner.worth_it():
+            spins += 1
+            spinner.missed()
+        spinner.slept(50_000)
+    assert spins < 100
+
+
+def test_one_processor_never_spins() -> None:
+    spinner = Spinner()
+    spinner.able = False
+    for _ in range(100):
+        spinner.slept(1000)
+    assert not spinner.worth_it()
+
+
+# -- options ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transport": "pyfuse3", "channel": "uring"},
+        {"transport": "pyfuse3", "passthrough": None},
+        {"passthrough": "on", "writeback": "on"},
+        {"channel": "smoke"},
+        {"takeover": "perhaps"},
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, str | None]) -> None:
+    with pytest.raises(OSError) as caught:
+        transport_options.parse(options)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_the_default_is_the_direct_transport_with_no_opens() -> None:
+    parsed = transport_options.parse({})
+    assert (parsed.transport, parsed.channel, parsed.noopen, parsed.takeover) == ("auto", "auto", True, True)
+    assert not transport_options.parse({"passthrough": "on"}).noopen
+
+
+def test_rings_are_counted_for_every_processor() -> None:
+    assert uring.queues() >= len(os.sched_getaffinity(0))
+    assert abi.OPEN_OUT.unpack(ByRequest().open(Ino(2), os.O_RDONLY))[2] == 0
+
+
+def test_a_direct_mount_loads_neither_pyfuse3_nor_trio() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, pyunionfs.daemon as d, pyunionfs.transport.devfuse\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"pyfuse3", "trio", "rich", "click"} & set(done.stdout.split())
