@@ -65,6 +65,8 @@ def measure(workload: Workload, filesystem: Filesystem, inputs: Inputs) -> tuple
     """Seconds, and how much was handled, on a fresh mount with an empty upper."""
     with mounted(filesystem, inputs.lower, inputs.root / "union") as merged:
         drop_caches()
+        if workload.first is not None:
+            workload.first(merged, inputs)
         if workload.warm:
             workload.run(merged, inputs)
         start = time.perf_counter()

@@ -54,6 +54,7 @@ class Workload:
     prepare: Prepare
     run: Run
     warm: bool = False  # run once, unmeasured, before the measured run; else on a cold mount
+    first: Run | None = None  # what else has to be run before, unmeasured
 
 
 # ---- prepare
@@ -116,6 +117,63 @@ def read(merged: Path, inputs: Inputs) -> int:
     return total
 
 
+def absent(merged: Path, inputs: Inputs) -> int:
+    """Names that are nowhere, as a search path asks for them."""
+    return sum(not os.path.exists(f"{merged}/{name}.py") for name in inputs.names)
+
+
+def create(merged: Path, inputs: Inputs) -> int:
+    (merged / "made").mkdir()
+    for number in range(inputs.tar_files):
+        fd = os.open(f"{merged}/made/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(fd, b"x" * 1000)
+        os.close(fd)
+    return len(os.listdir(merged / "made"))
+
+
+def rename(merged: Path, inputs: Inputs) -> int:
+    for number in range(inputs.tar_files):
+        os.rename(f"{merged}/made/{number}", f"{merged}/made/to{number}")
+    return len(os.listdir(merged / "made"))
+
+
+def unlink(merged: Path, inputs: Inputs) -> int:
+    for number in range(inputs.tar_files):
+        os.unlink(f"{merged}/made/{number}")
+    return len(os.listdir(merged / "made"))
+
+
+def copy(merged: Path, inputs: Inputs) -> int:
+    subprocess.run(["cp", "-a", merged / "tree", merged / "copied"], check=True)
+    return sum(len(files) for _, _, files in os.walk(merged / "copied"))
+
+
+def git(merged: Path, inputs: Inputs) -> int:
+    """A repository of what the tar holds: add, commit, and two checkouts."""
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    subprocess.run(["tar", "-C", merged, "-xf", inputs.tar], check=True)
+
+    def run(*words: str) -> None:
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        subprocess.run(command, cwd=merged / "new", env=environment, check=True, capture_output=True)
+
+    run("init", "-q")
+    run("commit", "-q", "--allow-empty", "-m", "empty")
+    run("add", "-A")
+    run("commit", "-q", "-m", "all")
+    run("checkout", "-q", "HEAD~1")
+    run("checkout", "-q", "-")
+    return len(os.listdir(merged / "new"))
+
+
+def write_small(merged: Path, inputs: Inputs) -> int:
+    """Writes of 100 bytes, as logs are written."""
+    with open(merged / "log", "ab", buffering=0) as file:
+        for _ in range(inputs.files):
+            file.write(b"x" * 100)
+    return os.stat(merged / "log").st_size
+
+
 def untar(merged: Path, inputs: Inputs) -> int:
     subprocess.run(["tar", "-C", merged, "-xf", inputs.tar], check=True)
     return len(os.listdir(merged / "new"))
@@ -156,9 +214,16 @@ WORKLOADS = (
     Workload("stat-warm", "stat of each file, warm", tree, stat, warm=True),
     Workload("read-cold", "read of each file, cold", tree, read),
     Workload("read-warm", "read of each file, warm", tree, read, warm=True),
+    Workload("absent", "look-ups of absent names", tree, absent),
+    Workload("create", "creating small files", nothing, create),
+    Workload("rename", "renaming them", nothing, rename, first=create),
+    Workload("unlink", "removing them", nothing, unlink, first=create),
     Workload("untar", "untar into the union", tarball, untar),
+    Workload("cp", "cp -a of a lower tree", tree, copy),
+    Workload("git", "untar, git add, commit, checkout", tarball, git),
     Workload("rm", "rm -rf of a lower tree", tree, remove),
     Workload("read-big", "sequential read, cold", big, read_big),
     Workload("write-big", "sequential write", nothing, write_big),
+    Workload("write-small", "writes of 100 bytes", nothing, write_small),
     Workload("copy-up", "first byte appended", big, append),
 )

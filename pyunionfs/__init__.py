@@ -33,7 +33,8 @@ module                          kernel                answers
 :mod:`.overlay.workdir`         super.c, dir.c        build aside, rename into place; locks
 :mod:`.overlay.super`           super.c, params.c     what a mount consists of, checked
 :mod:`.overlay.fs`              -                     class Overlay: one short method a request
-:mod:`.transport.libfuse`       fs/fuse               requests of the kernel, by pyfuse3 and trio
+:mod:`.transport.devfuse`       fs/fuse               requests of the kernel, straight from /dev/fuse or io_uring
+:mod:`.transport.libfuse`       fs/fuse               the same by libfuse: pyfuse3 and trio
 :mod:`.image`                   -                     image archives: read, verify, unpack, store
 :mod:`.views`                   -                     explain, diff: what a union shows and why
 :mod:`.check`                   -                     fsck for upper directories: find damage, repair it

@@ -32,6 +32,11 @@ DIVERGENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "test_a_mapping_made_before_the_copy_up_sees_what_is_written_after": (
         (KERNEL_LOWER, "a mapping keeps to the lower file"),
     ),
+    "test_ranges_of_a_file_are_allocated_and_zeroed": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_allocating_clears_setuid_for_others": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_a_birth_time_is_told": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_flags_of_inodes": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
+    "test_a_range_is_taken_out": ((OURS + OURS_LOWER, "FUSE refuses it in the kernel (fuse_file_fallocate)"),),
     "test_fallocate_extends": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
     "test_fallocate_punches_holes": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),
     "test_o_tmpfile_can_be_written_and_linked": ((PYFUSE3 + PYFUSE3_LOWER, _PYFUSE3),),

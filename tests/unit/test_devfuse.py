@@ -58,8 +58,8 @@ def test_structures_have_the_size_of_the_header(name: str) -> None:
     assert getattr(abi, name).size == SIZES[name]
 
 
-# What Linux 6.18 sent to the first request of a mount, to os.mkdir("dir", 0o777) by uid and gid 1000 with umask 022,
-# and to os.utime("file", (1, 1)) by root.
+# What Linux 6.18 sent: its first request; for os.mkdir("dir", 0o777) by uid and gid 1000 with umask 022;
+# 022, and to os.utime("file", (1, 1)) by root.
 INIT = HEX(
     "680000001a0000000200000000000000000000000000000000000000000000000000000000000000070000002d000000"
     "00000200fbffff73fd050000000000000000000000000000000000000000000000000000000000000000000000000000"
@@ -267,7 +267,6 @@ def test_a_ledger_is_written_anew_before_it_grows_for_ever(ledger: Ledger) -> No
         (Opcode.REMOVEXATTR, b"", {"removexattr": errno.ENODATA}, True),
         (Opcode.RMDIR, b"", {"rmdir": errno.ENOTEMPTY}, False),
         (Opcode.GETXATTR, bytes(8), {"getxattr": errno.ENODATA}, False),
-        (Opcode.FALLOCATE, struct.pack("=QQQII", 0, 0, 10, 0x08, 0), {}, False),
     ],
 )
 def test_nothing_is_done_twice(opcode: Opcode, arguments: bytes, failing: dict[str, int], answers: bool) -> None:

@@ -7,7 +7,6 @@ two daemons nobody else has changed them, and what is there tells what was done:
 2. What makes a name found none before, so a name that is there was made by this request.
 3. What removes a name found it before, so a name that is gone was removed by this request.
 4. A rename took its name away, like 3; for an exchange the ledger tells.
-5. What shifts data (FALLOCATE that collapses or inserts a range) does not show whether it was done: EIO.
 """
 
 import errno
@@ -22,8 +21,7 @@ from .requests import Call, Reply, Requests
 _MAKING = (Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK, Opcode.CREATE)
 _REMOVING = (Opcode.UNLINK, Opcode.RMDIR)
 _RENAMING = (Opcode.RENAME, Opcode.RENAME2)
-_XATTR_CREATE, _RENAME_EXCHANGE = 1, 2
-_SHIFTS = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
+_RENAME_EXCHANGE = 2
 
 
 class Resent:
@@ -36,8 +34,6 @@ class Resent:
 
     def answer(self, call: Call) -> Reply:
         """As the methods of :class:`.requests.Requests`."""
-        if call.opcode == Opcode.FALLOCATE and abi.FALLOCATE_IN.unpack_from(call.head, call.at)[3] & _SHIFTS:
-            raise OSError(errno.EIO, "whether a range was shifted cannot be told after the daemon died")
         if call.opcode in _RENAMING and self._was_exchanged(call):
             return b""
         try:
