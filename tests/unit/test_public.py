@@ -42,5 +42,5 @@ def test_the_tour_names_every_module() -> None:
     told = {line.split("`")[1].lstrip(".") for line in tour.splitlines() if line.startswith(":mod:")}
     packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     modules |= {name.removesuffix(".__init__") for name in modules}
-    assert told <= modules, "the tour names a module that does not exist"
+    assert told <= modules | packages, "the tour names a module that does not exist"
     assert packages <= {name.split(".")[0] for name in told}
