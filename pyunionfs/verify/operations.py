@@ -309,8 +309,9 @@ def statfs(where: Where) -> Any:
     return f"namemax {status.f_namemax} bsize {status.f_bsize} blocks {status.f_blocks}"
 
 
-def truncate(where: Where, size: int) -> None:
+def truncate(where: Where, size: int) -> Any:
     os.truncate(where, size)
+    return seen(os.stat(where))  # also of what a symlink leads to
 
 
 def chmod(where: Where, mode: int) -> None:

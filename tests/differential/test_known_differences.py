@@ -1,0 +1,61 @@
+"""What the machine lets pass, it lets pass whole: after an excused step both sides are the same again.
+
+Each case is a divergence that ``pyunionfs verify`` once took for a new one, made small.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from trees import Dir, Node, Symlink
+
+from pyunionfs.verify import operations, runner, stacks
+from pyunionfs.verify.mounting import OPTION_SETS
+from pyunionfs.verify.pair import Pair
+from pyunionfs.verify.run import Run
+from pyunionfs.verify.steps import Name, OpenFlags, Slot, Slots, Step
+
+
+@dataclass(frozen=True)
+class Case:
+    """Steps on a lower layer, one of which the two sides do differently."""
+
+    name: str
+    lower: dict[str | bytes, Node]
+    steps: tuple[Step, ...]
+
+
+CASES = [
+    Case(
+        "the kernel marks a directory impure for a copy-up that then fails",
+        {"dir": {"file": "x"}},
+        (
+            Step("hold", (Slots(), 0, Name("dir/file"), OpenFlags(os.O_RDONLY))),
+            Step("unlink", (Name("dir/file"),)),
+            Step("utime", (Slot(0), (operations.OLD_S, 7), (operations.OLD_S, 7))),
+        ),
+    ),
+    Case(
+        "an empty file is emptied through a symlink",
+        {"empty": "", "symlink": Symlink("empty")},
+        (Step("truncate", (Name("symlink"), 0)),),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_nothing_is_left_of_it(case: Case, quick_root: Path, requires: Callable[..., None]) -> None:
+    requires("pyunionfs", "other_users")
+    options = OPTION_SETS["plain"]
+    layers = [Dir(case.lower), *(Dir({}) for _ in range(stacks.LAYERS - 1))]
+    with Pair(quick_root, runner.KERNEL_AND_OURS, options, runner.shape_of(options, quick_root)) as pair:
+        (copy,) = pair.build_these([layers])
+        run = Run(pair, copy)
+        try:
+            for step in case.steps:
+                run.perform(step)
+            run.compare_trees()
+        finally:
+            run.close()
