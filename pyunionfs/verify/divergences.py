@@ -70,12 +70,6 @@ def _another_size(step: Step) -> tuple[Step, ...]:
     return Step("truncate", (where, size + 1), step.user), Step("truncate", (where, size), step.user)
 
 
-def _no_acl(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    removed = step.verb == "removexattr" or (step.verb == "setxattr" and step.arguments[2] == b"")
-    acl = str(step.arguments[1]).startswith("system.posix_acl_") if removed else False
-    return acl and kernel.outcome is None and ours.outcome == "ENODATA"
-
-
 def _time_of_data(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     differ = kernel != ours and _equal_but(r"mtime (recent|\d+)", kernel, ours)
     return shape.metacopy and differ and "mtime recent" in repr(kernel)
@@ -173,13 +167,6 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "with nfs_export=on, link counts and the mark impure are not compared",
         "the kernel then indexes files of one name too, before it removes them, and later counts the index",
         _export_links,
-    ),
-    Divergence(
-        "removing an ACL that is not there",
-        "both sides are made to copy up",
-        "the kernel says that it is removed; ours still says ENODATA",
-        _no_acl,
-        _copy_up,
     ),
     Divergence(
         "xattr whiteouts in the way",
