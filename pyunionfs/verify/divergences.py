@@ -106,6 +106,16 @@ def _no_setuid(step: Step) -> tuple[Step, ...]:
     return (Step("chmod", (step.names[0], Octal(0o755))),)
 
 
+def _setgid_kept(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    acl = step.verb == "setxattr" and step.arguments[1] == "system.posix_acl_access"
+    setgid = r"(?<='[-dcbps][-rwxsS]{5})[-xsS](?=[-rwxtT]{3}')"
+    return acl and step.user != 0 and kernel != ours and _equal_but(setgid, kernel, ours)
+
+
+def _no_setgid(step: Step) -> tuple[Step, ...]:
+    return (Step("chmod", (step.arguments[0], Octal(0o755))),)
+
+
 def _copy_up(step: Step) -> tuple[Step, ...]:
     """A change of times copies up whatever can be, and leaves no difference in times."""
     targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
@@ -144,6 +154,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "the kernel keeps setuid; ours is told of a write and not by whom: only root's writes keep it",
         _setuid_lost,
         _no_setuid,
+    ),
+    Divergence(
+        "setgid and ACLs",
+        "the mode is set on both sides",
+        "the kernel drops setgid when who is not in the file's group sets an ACL; ours is not told the groups",
+        _setgid_kept,
+        _no_setgid,
     ),
     Divergence(
         "time of a metacopy's data",

@@ -333,8 +333,9 @@ def utime(where: Where, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
         utimensat(os.fsencode(where), atime, mtime)
 
 
-def setxattr(where: Where, name: str, value: bytes, flags: int) -> None:
+def setxattr(where: Where, name: str, value: bytes, flags: int) -> Any:
     os.setxattr(where, name, value, flags, follow_symlinks=isinstance(where, int))
+    return stat_(where, follow=False)  # an ACL is a mode too
 
 
 def getxattr(where: Where, name: str) -> bytes:

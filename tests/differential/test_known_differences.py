@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trees import Dir, Node, Symlink
+from trees import Dir, File, Node, Symlink
 
 from pyunionfs.verify import operations, runner, stacks
 from pyunionfs.verify.mounting import OPTION_SETS
@@ -41,6 +41,14 @@ CASES = [
         "an empty file is emptied through a symlink",
         {"empty": "", "symlink": Symlink("empty")},
         (Step("truncate", (Name("symlink"), 0)),),
+    ),
+    Case(
+        "an ACL is set on an open setgid file by who is not in its group",
+        {"file": File("x", 0o2755, 1000, 0)},
+        (
+            Step("hold", (Slots(), 0, Name("file"), OpenFlags(os.O_RDONLY))),
+            Step("setxattr", (Slot(0), "system.posix_acl_access", stacks.MINIMAL_ACL, 0), 1000),
+        ),
     ),
 ]
 
