@@ -32,6 +32,11 @@ def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.slot is not None and kernel.outcome in ("EEXIST", "ENOENT") and not ours.failed
 
 
+def _came_back(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    changed = step.slot is not None and step.verb in ("chmod", "chown", "utime", "setxattr", "removexattr")
+    return changed and _unlinked(step, kernel, ours, shape) and kernel.outcome[0][0] in "pscb"
+
+
 def _let_go(step: Step) -> tuple[Step, ...]:
     assert step.slot is not None
     return (Step("let_go", (Slots(), step.slot.number)),)
@@ -129,6 +134,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "the kernel cannot copy up what has no name any more (EEXIST, or ENOENT with its directory); we can",
         _late_copy_up,
         _let_go,
+    ),
+    Divergence(
+        "unlinked special files",
+        "the example ends there",
+        "the kernel moves the copy of a fifo, socket or device over its whiteout: it is there again; ours is gone",
+        _came_back,
+        ends=True,
     ),
     Divergence(
         "listed whiteouts",

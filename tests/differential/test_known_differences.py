@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trees import Dir, File, Node, Symlink
+from trees import Dir, Fifo, File, Node, Symlink
 
 from pyunionfs.verify import operations, runner, stacks
 from pyunionfs.verify.mounting import OPTION_SETS
@@ -41,6 +41,15 @@ CASES = [
         "an empty file is emptied through a symlink",
         {"empty": "", "symlink": Symlink("empty")},
         (Step("truncate", (Name("symlink"), 0)),),
+    ),
+    Case(
+        "a fifo that was deleted while open comes back when it is changed",
+        {"fifo": Fifo()},
+        (
+            Step("hold", (Slots(), 0, Name("fifo"), OpenFlags(os.O_RDONLY))),
+            Step("unlink", (Name("fifo"),)),
+            Step("utime", (Slot(0), (operations.OLD_S, 7), (operations.OLD_S, 7))),
+        ),
     ),
     Case(
         "an ACL is set on an open setgid file by who is not in its group",
