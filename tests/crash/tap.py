@@ -37,7 +37,7 @@ OPENS: dict[ModuleType, frozenset[str]] = {
 # These change nothing on disk, or only when a union is mounted.
 HARMLESS: dict[ModuleType, frozenset[str]] = {
     os: _words(
-        """close fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
+        """close dup fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
         pread readlink stat strerror urandom"""
     ),
     linux: _words(
