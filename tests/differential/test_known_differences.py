@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trees import Dir, Fifo, File, Node, Symlink
+from trees import Dir, Fifo, File, HardLink, Node, Symlink
 
 from pyunionfs.verify import operations, runner, stacks
 from pyunionfs.verify.mounting import OPTION_SETS
 from pyunionfs.verify.pair import Pair
-from pyunionfs.verify.run import Run
+from pyunionfs.verify.run import ROTATE, Run
 from pyunionfs.verify.steps import Name, OpenFlags, Slot, Slots, Step
 
 
@@ -25,6 +25,7 @@ class Case:
     name: str
     lower: dict[str | bytes, Node]
     steps: tuple[Step, ...]
+    options_set: str = "plain"
 
 
 CASES = [
@@ -59,13 +60,23 @@ CASES = [
             Step("setxattr", (Slot(0), "system.posix_acl_access", stacks.MINIMAL_ACL, 0), 1000),
         ),
     ),
+    Case(
+        "a layer is made of an upper directory in which only one name of a hard link is",
+        {"one": "x", "two": HardLink("r/one")},
+        (
+            Step("write", (Name("one"), OpenFlags(os.O_WRONLY), b"y", None)),
+            Step("chmod", (Name("two"), 0o600)),
+            ROTATE,
+        ),
+        "index=on",
+    ),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_nothing_is_left_of_it(case: Case, quick_root: Path, requires: Callable[..., None]) -> None:
     requires("pyunionfs", "other_users")
-    options = OPTION_SETS["plain"]
+    options = OPTION_SETS[case.options_set]
     layers = [Dir(case.lower), *(Dir({}) for _ in range(stacks.LAYERS - 1))]
     with Pair(quick_root, runner.KERNEL_AND_OURS, options, runner.shape_of(options, quick_root)) as pair:
         (copy,) = pair.build_these([layers])
