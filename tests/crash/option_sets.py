@@ -30,7 +30,10 @@ class OptionSet:
         if self.user:
             closed = CLOSED + (CLOSED_REDIRECTING if redirecting else [])
             possible = closed + [case for case in possible if "other_users" not in case.requires]
-        return [case for case in possible if everything or any(word in case.name for word in self.words)]
+        return [case for case in possible if everything or self.concerns(case)]
+
+    def concerns(self, case: Case) -> bool:
+        return any(word in case.name for word in self.words)
 
 
 OPTION_SETS = [

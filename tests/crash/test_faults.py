@@ -1,8 +1,8 @@
 """A full disk, a broken one, no descriptors left: the caller is told, nothing has changed, the next try works.
 
 Each case meets a failure at each call that changes the upper or the work directory or opens something
-(``faults.py`` says how, and what is right). The default profile takes the likeliest error of each call, ``--long``
-all of them.
+(``faults.py`` says how, and what is right): the likeliest error of each call, and with ``--long`` all of them, for
+the cases that the options bear upon.
 """
 
 import errno
@@ -52,7 +52,7 @@ BUGS: tuple[Known, ...] = ()
 def test_a_failed_call_fails_the_operation_and_changes_nothing(
     case: Case, options: OptionSet, place: Path, request: pytest.FixtureRequest, tell: Callable[..., None]
 ) -> None:
-    everything = request.config.getoption("--long")
+    everything = request.config.getoption("--long") and options.concerns(case)
     count = 0
     with acting_as(options.user):
         rehearsal = Rehearsal.of(case, options.options, place)
