@@ -259,15 +259,18 @@ def _take_back(work: Backing) -> None:
         return
     for note in notes:
         with suppress(OSError, ValueError):  # it is there no more, or this is no note of ours
-            *numbers, path = directory.child(note).readlink().split(b" ", 3)
-            mode, added, ino = int(numbers[0], 8), int(numbers[1], 8) & 0o700, int(numbers[2])
-            backing = work.layer.root
-            for name in filter(None, path.split(b"/")):
+            before, added, ino, path = directory.child(note).readlink().split(b" ", 3)
+            backing, bits = work.layer.root, int(added, 8) & 0o700
+            names = [name for name in path.split(b"/") if name]
+            if b".." in names:
+                continue
+            for name in names:
                 backing = backing.child(name)
             st = backing.stat()
-            now = stat.S_IMODE(st.st_mode)
-            if (now, ino, os.geteuid()) == (mode | added, st.st_ino, st.st_uid) and not stat.S_ISLNK(st.st_mode):
-                backing.chmod(now & ~added)
+            mode = stat.S_IMODE(st.st_mode)
+            noted = (int(before, 8) | bits, int(ino), os.geteuid())
+            if (mode, st.st_ino, st.st_uid) == noted and not stat.S_ISLNK(st.st_mode):
+                backing.chmod(mode & ~bits)
     directory.drop()
 
 
