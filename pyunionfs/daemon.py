@@ -5,6 +5,7 @@ length of a ``with``. What the command line and the library have in common is he
 """
 
 import errno
+import importlib
 import logging
 import os
 import subprocess
@@ -14,17 +15,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from . import events
 from .overlay.fs import Overlay
 from .overlay.params import OPTIONS
 from .transport import mount
+from .transport import options as transport_options
 
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 Options = Mapping[str, str | bool | None]
+TRANSPORT_OPTIONS = frozenset(transport_options.VALUES)
+"""Mount options that say how the kernel is served."""
 _READY = b"\0"
+_TRANSPORTS = {"devfuse": ".transport.devfuse", "pyfuse3": ".transport.libfuse"}
 _FUSE_FLAGS = frozenset(
     ("ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync")
 )
@@ -65,7 +71,7 @@ class MountSpec:
 
     def overlay_options(self) -> dict[str, str | bool | None]:
         names = {option.name for option in OPTIONS}
-        mine = _FUSE_FLAGS | {"writeback"}
+        mine = _FUSE_FLAGS | TRANSPORT_OPTIONS
         return {name: value for name, value in self.options.items() if name in names or name not in mine}
 
     def fuse_options(self) -> set[str]:
@@ -88,35 +94,36 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
 
     Raises OSError for what is wrong with layers, options or mount point, RuntimeError if FUSE refuses.
     """
-    from .transport import libfuse
-
     mount.clear_dead(spec.mountpoint)
     spec.check()
     spec = spec.absolute()
+    options = transport_options.parse(spec.options)
+    transport = "devfuse" if options.transport == "auto" else options.transport
     with Overlay(spec.lower, spec.upper, spec.work, data=spec.data, options=spec.overlay_options()) as overlay:
         overlay.subscribe(_log_event)
-        told = _describe(spec, overlay)
-        libfuse.serve(
+        told = _describe(spec, overlay, transport)
+        serve_by = importlib.import_module(_TRANSPORTS[transport], __package__).serve  # one loads no other
+        serve_by(
             overlay,
             spec.mountpoint,
             spec.fuse_options(),
-            info=lambda: told,
+            options,
+            info=lambda more: mount.encode_info({**told, "pid": os.getpid(), **more}),
             on_ready=on_ready,
-            writeback=spec.options.get("writeback", "off") in (None, True, "on", ""),
         )
 
 
-def _describe(spec: MountSpec, overlay: Overlay) -> bytes:
+def _describe(spec: MountSpec, overlay: Overlay, transport: str) -> dict[str, Any]:
     """What :mod:`.transport.mount` reads from the root's xattr."""
     known = asdict(spec)
     known["options"] = dict(word.partition("=")[::2] for word in _option_words(spec.options))
     known |= {
-        "pid": os.getpid(),
+        "started_by": os.getpid(),
         "work": overlay.work_path,
-        "transport": "pyfuse3",
+        "transport": transport,
         "userxattr": overlay.uses_user_xattrs,
     }
-    return mount.encode_info(known)
+    return known
 
 
 def _log_event(event: events.Event) -> None:

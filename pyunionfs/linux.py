@@ -21,6 +21,10 @@ FS_IOC_MEASURE_VERITY = 0xC0046686
 _VERITY_DIGEST_MAX = 64
 FICLONE = 0x40049409
 FS_IOC_GETFSUUID = 0x80111500
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
 
 # fcntl.h, linux/fcntl.h
 AT_FDCWD = -100
@@ -44,6 +48,7 @@ MS_PRIVATE = 1 << 18
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOATIME = 0x10
@@ -60,6 +65,9 @@ _FILE_HANDLE = struct.Struct("=Ii")
 _MAX_HANDLE_SZ = 128
 _TIMESPECS = struct.Struct("=qqqq")
 _DIRENT = struct.Struct("=QqHB")
+_STATX_BTIME = 0x800
+_STATX_TIME = struct.Struct("=qI")  # struct statx_timestamp
+_STATX_BTIME_AT, _STATX_SIZE = 80, 256
 
 
 def _check(result: int, *paths: bytes) -> int:
@@ -129,11 +137,30 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags))
 
 
-def utimensat(path: bytes, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """Set times given as (seconds, nanoseconds) without following a symlink; UTIME_NOW and UTIME_OMIT are
-    nanoseconds: see utimensat(2). ``os.utime`` does not know these."""
+def utimensat(
+    path: bytes,
+    atime: tuple[int, int],
+    mtime: tuple[int, int],
+    *,
+    dir_fd: int = AT_FDCWD,
+    follow_symlinks: bool = False,
+) -> None:
+    """Set times given as (seconds, nanoseconds); UTIME_NOW and UTIME_OMIT are nanoseconds: see utimensat(2).
+    ``os.utime`` does not know these."""
     times = _TIMESPECS.pack(*atime, *mtime)
-    _check(_libc.utimensat(AT_FDCWD, ctypes.c_char_p(path), times, AT_SYMLINK_NOFOLLOW), path)
+    flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
+    _check(_libc.utimensat(dir_fd, ctypes.c_char_p(path), times, flags), path)
+
+
+def birth_time(dir_fd: int, path: bytes) -> int | None:
+    """When an object was made, in ns, without following a symlink; None where that is not known: see statx(2)."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
+    _check(_libc.statx(dir_fd, ctypes.c_char_p(path), flags, _STATX_BTIME, buffer), path)
+    if not int.from_bytes(buffer.raw[:4], "little") & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = _STATX_TIME.unpack_from(buffer.raw, _STATX_BTIME_AT)
+    return int(seconds) * 10**9 + int(nanoseconds)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

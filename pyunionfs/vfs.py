@@ -5,7 +5,7 @@ one implementation. Neither side imports the other. All calls are synchronous an
 are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, Protocol
 
@@ -14,6 +14,9 @@ Ino = NewType("Ino", int)
 although it has the same value wherever it can: pyfuse3 sends one number for both."""
 
 ROOT = Ino(1)
+
+NOW = 1 << 63
+"""As a time in :class:`SetAttr`: what the clock of the filesystem says (UTIME_NOW of utimensat(2))."""
 
 
 class Attr(NamedTuple):
@@ -43,6 +46,7 @@ class SetAttr:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    kill_suid: bool = False  # a new size by somebody without CAP_FSETID: setuid goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,19 @@ class DirEntry(NamedTuple):
 
     name: bytes
     type: int  # the S_IFMT bits of its mode
+    position: int  # where the listing goes on after it; greater than :data:`FIRST`
+
+
+FIRST = 2
+"""The position of the first name in a listing: 1 and 2 come after ``.`` and ``..``, which a transport adds."""
+
+
+class Extent(NamedTuple):
+    """A part of a file, in bytes."""
+
+    ino: Ino
+    offset: int
+    length: int
 
 
 class Statfs(NamedTuple):
@@ -86,15 +103,57 @@ class Change(NamedTuple):
     names: tuple[bytes, ...]
 
 
+class Held(NamedTuple):
+    """An inode that a transport holds, and how another process finds it again."""
+
+    ino: Ino
+    lookups: int
+    opens: int
+    parent: Ino  # 0: it has no name
+    name: bytes
+    new_parent: Ino  # where it is instead, if a rename that had begun has happened; 0: none had
+    new_name: bytes
+    st_ino: int  # tells whether what is found is the same
+    fd: int  # of its object, if its name is gone or may be; -1: none
+    layer: int  # where its object is, if it is a lower one and its name is gone or may be
+    path: bytes
+
+
+class Move(NamedTuple):
+    """A rename, by the places."""
+
+    parent: Ino
+    name: bytes
+    new_parent: Ino
+    new_name: bytes
+
+
+class Journal(Protocol):
+    """What is noted of held inodes, for a process that takes over after a sudden end of this one."""
+
+    def note(self, held: Held) -> None:
+        """The latest about an inode."""
+
+    def drop(self, ino: Ino) -> None:
+        """Nobody holds it any more."""
+
+
 class Operations(Protocol):
     """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
 
-    ``lookup``, ``mknod``, ``mkdir``, ``symlink``, ``link`` and ``create`` each add one to the lookup count of
-    the inode that they return; :meth:`forget` takes counts back (FUSE: LOOKUP and FORGET).
+    ``lookup``, ``mknod``, ``mkdir``, ``symlink``, ``link``, ``tmpfile`` and ``create`` each add one to the lookup
+    count of the inode that they return, and ``readdirplus`` to those of all; :meth:`forget` takes counts back
+    (FUSE: LOOKUP and FORGET).
     """
 
     stale: Callable[[Ino], None] | None
     """Called when attributes of an inode changed as a side effect of another request."""
+
+    interrupted: Callable[[], bool] | None
+    """Asked during what may take long: whether the caller has given up. The operation then raises EINTR."""
+
+    journal: Journal | None
+    """Told of every inode that is held, and before its name changes; None: nobody takes over."""
 
     def lookup(self, parent: Ino, name: bytes) -> Attr: ...
     def forget(self, ino: Ino, count: int) -> None: ...
@@ -117,13 +176,54 @@ class Operations(Protocol):
     def release(self, ino: Ino) -> None:
         """The end of an :meth:`open` or :meth:`create`."""
 
+    def tmpfile(self, parent: Ino, mode: int, caller: Caller) -> Attr:
+        """Make a regular file without a name (O_TMPFILE); :meth:`link` may give it one."""
+
     def read(self, ino: Ino, offset: int, size: int) -> bytes: ...
+    def readinto(self, ino: Ino, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        """Read into a buffer; fewer bytes than it holds only at the end of the file.
+
+        Without ``wait`` raises BlockingIOError for what would have to come from a disk.
+        """
+
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
         """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
-    def readdir(self, ino: Ino) -> Sequence[DirEntry]:
-        """The whole merged listing, without ``.`` and ``..``."""
+    def backing(self, ino: Ino) -> int | None:
+        """A new descriptor of a file's data, to be read and written by others; None while the file may yet get
+        another one, by a copy-up. The caller closes it.
+        """
+
+    def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
+        """As fallocate(2); EOPNOTSUPP for what the filesystem of the upper layer cannot."""
+
+    def seek(self, ino: Ino, offset: int, whence: int) -> int:
+        """As lseek(2) with SEEK_DATA or SEEK_HOLE."""
+
+    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
+        """As copy_file_range(2); returns how much was copied."""
+
+    def birth_time(self, ino: Ino) -> int | None:
+        """When the backing object was made, in ns, None where its filesystem does not know (statx(2))."""
+
+    def get_flags(self, ino: Ino, *, extended: bool) -> bytes:
+        """The value of ioctl FS_IOC_GETFLAGS, or of FS_IOC_FSGETXATTR if ``extended`` (ioctl_iflags(2))."""
+
+    def set_flags(self, ino: Ino, value: bytes, *, extended: bool) -> None:
+        """The ioctl FS_IOC_SETFLAGS, or FS_IOC_FSSETXATTR if ``extended``."""
+
+    def syncfs(self) -> None:
+        """Write out everything, as syncfs(2)."""
+
+    def readdir(self, ino: Ino, after: int = 0, count: int | None = None) -> Sequence[DirEntry]:
+        """The merged listing after a position, without ``.`` and ``..``: all of it, or at most ``count`` names.
+
+        A position is of a name, not of an opening: it means the same after other names came and went.
+        """
+
+    def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
+        """As :meth:`readdir`, with the attributes of each name; None where they cannot be had."""
 
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""
@@ -138,5 +238,11 @@ class Operations(Protocol):
 
     def refresh(self) -> Sequence[Change]:
         """Look again at what others may have changed; returns what the kernel may hold that is no longer so."""
+
+    def restore(self, held: Mapping[Ino, Held]) -> Set[Move]:
+        """Hold again what another process held that has died; returns the renames that were found to have happened.
+
+        The union must be as it was opened, before any other call.
+        """
 
     def close(self) -> None: ...

@@ -25,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent / "posix"))
 import mounts
 import syscalls
 
+URING = {**mounts.PLAIN, "channel": "uring", "enable_uring": "on"}
+PASSTHROUGH = {**mounts.PLAIN, "passthrough": "on"}
+
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
@@ -72,6 +75,27 @@ def _pyunionfs() -> str:
     if not hasattr(pyunionfs, "mounted"):
         raise NotImplementedError("pyunionfs cannot mount yet")
     _fuse()
+    return "yes"
+
+
+def _uring() -> str:
+    """The module parameter is global, and set for the length of the run."""
+    with open("/sys/module/fuse/parameters/enable_uring") as file:
+        before = file.read().strip()
+    with _scratch() as scratch, mounts.devfuse(mounts.Layers.create(scratch), URING) as merged:
+        (merged / "file").write_bytes(b"")
+    _set_uring(before)
+    return "yes"
+
+
+def _set_uring(value: str) -> None:
+    with open("/sys/module/fuse/parameters/enable_uring", "w") as file:
+        file.write(value)
+
+
+def _passthrough() -> str:
+    with _scratch() as scratch, mounts.devfuse(mounts.Layers.create(scratch), PASSTHROUGH) as merged:
+        (merged / "file").write_bytes(b"")
     return "yes"
 
 
@@ -127,6 +151,8 @@ PROBES: dict[str, Callable[[], str]] = {
     "fuse": _fuse,
     "fusermount3": _fusermount3,
     "pyunionfs": _pyunionfs,
+    "uring": _uring,
+    "passthrough": _passthrough,
     "handles": _handles,
     "devices": _devices,
     "trusted_xattrs": _trusted_xattrs,
@@ -203,14 +229,27 @@ def kernel_mount(requires: Callable[..., None]) -> mounts.Mounter:
 def our_mount(requires: Callable[..., None]) -> mounts.Mounter:
     """Mounts pyunionfs for a ``with``."""
     requires("pyunionfs")
-    return mounts.pyfuse3
+    return mounts.ours
 
 
-@pytest.fixture(params=["kernel", "pyfuse3"])
+@pytest.fixture(params=["kernel", "devfuse", "pyfuse3"])
 def union(request: pytest.FixtureRequest, requires: Callable[..., None]) -> mounts.Mounter:
     """Each implementation in turn; what the kernel fails is a wrong test."""
-    requires({"kernel": "kernel_overlay", "pyfuse3": "pyunionfs"}[request.param])
+    requires("kernel_overlay" if request.param == "kernel" else "pyunionfs")
     return mounts.MOUNTERS[request.param]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uring_as_it_was() -> Iterator[None]:
+    """Put back the module parameter that mounts with enable_uring=on have set."""
+    try:
+        with open("/sys/module/fuse/parameters/enable_uring") as file:
+            before = file.read().strip()
+    except OSError:
+        before = ""
+    yield
+    if before and os.geteuid() == 0:
+        _set_uring(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import stat
 import time
 from dataclasses import replace
 
-from ..vfs import Attr, Caller, SetAttr, Statfs
+from ..vfs import Attr, SetAttr, Statfs
 from .file import truncate
 from .inode import Inode, map_ino
 from .layer import Backing
@@ -80,12 +80,12 @@ def _blocks_of_data(inode: Inode, st: os.stat_result) -> int:
     return inode.lower[-1].stat().st_blocks
 
 
-def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> None:
+def setattr(sb: Superblock, inode: Inode, changes: SetAttr) -> None:
     """Change attributes of an inode that has been copied up."""
     upper = inode.upper
     assert upper is not None
     if changes.size is not None:
-        truncate(sb, inode, changes.size, caller)
+        truncate(sb, inode, changes.size, kill_suid=changes.kill_suid)
     if sb.ownership is not None:
         _give(sb.ownership, upper, changes)
         changes = replace(changes, uid=None, gid=None, mode=None)
@@ -94,11 +94,7 @@ def setattr(sb: Superblock, inode: Inode, changes: SetAttr, caller: Caller) -> N
     if changes.mode is not None:
         upper.chmod(stat.S_IMODE(changes.mode))
     if changes.atime_ns is not None or changes.mtime_ns is not None:
-        st = upper.stat()
-        upper.utime(
-            st.st_atime_ns if changes.atime_ns is None else changes.atime_ns,
-            st.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
-        )
+        upper.utime(changes.atime_ns, changes.mtime_ns)
 
 
 def _give(ownership: Ownership, upper: Backing, changes: SetAttr) -> None:

@@ -6,17 +6,21 @@ ovl_copy_up_file() in fs/overlayfs/copy_up.c.
 
 import errno
 import os
+from collections.abc import Callable
 
 from .. import linux
 
 _CHUNK = 1 << 20
-_RANGE = 1 << 30
+_RANGE = 1 << 26  # after which the caller may give up
 _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 _CANNOT_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 
-def copy_data(source: int, target: int, size: int) -> None:
-    """Copy the first ``size`` bytes into an empty file. Raises the OSError of the write that failed."""
+def copy_data(source: int, target: int, size: int, *, interrupted: Callable[[], bool] | None = None) -> None:
+    """Copy the first ``size`` bytes into an empty file.
+
+    Raises the OSError of the write that failed, and InterruptedError when ``interrupted`` says so.
+    """
     if size == 0:
         return
     if size == os.fstat(source).st_size:
@@ -32,7 +36,11 @@ def copy_data(source: int, target: int, size: int) -> None:
         if start is None or start >= size:
             break
         end = min(os.lseek(source, start, os.SEEK_HOLE), size)
-        _copy_range(source, target, start, end)
+        while start < end:
+            if interrupted is not None and interrupted():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            _copy_range(source, target, start, min(start + _RANGE, end))
+            start += _RANGE
         position = end
     if os.fstat(target).st_size != size:
         os.ftruncate(target, size)
@@ -51,7 +59,7 @@ def _seek_data(source: int, position: int) -> int | None:
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
         try:
-            done = os.copy_file_range(source, target, min(end - start, _RANGE), start, start)
+            done = os.copy_file_range(source, target, end - start, start, start)
         except OSError as error:
             if error.errno not in _CANNOT_RANGE:
                 raise

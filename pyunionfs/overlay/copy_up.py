@@ -15,6 +15,7 @@ from .. import events
 from . import marks, verity
 from .copy_data import copy_data
 from .file import find_data, open_lower
+from .held import note
 from .index import must_copy_up
 from .inode import Inode
 from .layer import Backing
@@ -86,7 +87,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
             fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
             try:
                 if data:
-                    copy_data(source_fd, fd, length)
+                    copy_data(source_fd, fd, length, interrupted=sb.interrupted)
                 else:
                     os.ftruncate(fd, st.st_size)
                 metadata.apply(temp)
@@ -127,7 +128,7 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
             raise
     try:
         copied = min(st.st_size, os.fstat(source_fd).st_size)
-        copy_data(source_fd, fd, copied)
+        copy_data(source_fd, fd, copied, interrupted=sb.interrupted)
         if os.fstat(fd).st_size != st.st_size:
             os.ftruncate(fd, st.st_size)
         if capability is not None:  # which writing has cleared
@@ -199,6 +200,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
     if not inode.is_dir and not metacopy:
         inode.lower, inode.data_path = (), b""
     sb.files.discard(inode)
+    note(sb, inode)
     if sb.stale is not None:  # ctime, blocks, nlink and perhaps st_ino are those of the copy now
         sb.stale(inode.ino)
         if inode.parent is not None:

@@ -14,8 +14,10 @@ from .. import events, linux
 from ..vfs import Caller
 from . import marks
 from .copy_up import copy_up, link_up, mark_impure
+from .held import note
 from .inode import Inode
 from .layer import Backing
+from .listing import Listing
 from .lookup import check_name, find, peek
 from .merge import Kind
 from .ownership import Owner
@@ -142,6 +144,30 @@ def _stage(sb: Superblock, upper: Backing) -> Iterator[Backing]:
             temp.drop()
 
 
+def tmpfile(sb: Superblock, parent: Inode, mode: int, caller: Caller) -> Inode:
+    """Make a regular file that has no name yet (ovl_tmpfile); it is held by its descriptor."""
+    sb.writable()
+    if parent.unlinked:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    copy_up(sb, parent)
+    upper = parent.upper
+    assert upper is not None
+    if mode & caller.umask and upper.find_xattr(_ACL_DEFAULT) is None:
+        mode &= ~caller.umask
+    path = b"/proc/self/fd/%d" % upper.dir_fd()
+    new = Backing(upper.layer, None, b"")
+    new.fd = os.open(path, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, stat.S_IMODE(mode))
+    try:
+        _own(sb, new, upper, mode, caller)
+    except BaseException:
+        os.close(new.fd)
+        raise
+    inode = Inode(None, b"", stat.S_IFREG)
+    inode.upper, inode.unlinked = new, True
+    sb.table.add(inode, new.stat().st_ino)
+    return inode
+
+
 def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Caller) -> None:
     """Give a new object the owner that the caller would have given it (inode_init_owner)."""
     st, parent_st = new.stat(), directory.stat()
@@ -166,7 +192,9 @@ def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Ca
 def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
     inode = Inode(parent, name, stat.S_IFMT(mode))
     inode.upper = upper
-    parent.nlink = 0
+    if inode.is_dir:
+        inode.listing = Listing({})
+    parent.gains(name, inode.type)
     sb.table.add(inode, upper.stat().st_ino)
     return inode
 
@@ -185,7 +213,7 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
     _, workdir = sb.writable()
     source = inode.upper
     assert source is not None
-    if inode.unlinked:
+    if inode.unlinked and inode.parent is not None:  # any other than what tmpfile() made
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     if inode.metacopy:
         set_redirect(sb, inode, same_directory=False)
@@ -193,7 +221,11 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
         mark_impure(sb, parent)
 
     def make_link(target: Backing) -> None:
-        (src_fd, src_name), (dst_fd, dst_name) = source.at(), target.at()
+        dst_fd, dst_name = target.at()
+        if inode.unlinked:
+            os.link(b"/proc/self/fd/%d" % source.fd, dst_name, dst_dir_fd=dst_fd, follow_symlinks=True)
+            return
+        src_fd, src_name = source.at()
         os.link(src_name, dst_name, src_dir_fd=src_fd, dst_dir_fd=dst_fd, follow_symlinks=False)
 
     if upper_kind(sb, parent, name) is Kind.WHITEOUT:
@@ -204,6 +236,7 @@ def link(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> None:
         make_link(upper.child(name))
     if inode.indexed:
         inode.nlink += 1
+    parent.gains(name, inode.type)
     sb.table.remember_link(inode, source, source.stat().st_ino)
     sb.table.add_name(inode, parent, name, upper.child(name))
 
@@ -228,6 +261,7 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
     elif upper is not None and (upper.parent, upper.name) == (parent.upper, name):
         other_parent, other_name = next(iter(others))
         upper.parent, upper.name = other_parent.upper, other_name
+    note(sb, inode, also_at=next(iter(others)) if survives and others else None, losing=True)
     try:
         yield
     except BaseException:
@@ -238,8 +272,9 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             upper.parent, upper.name = parent_before, name_before
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
+        note(sb, inode)
         raise
-    parent.nlink = 0
+    parent.loses(name)
     if inode.indexed:
         inode.nlink -= 1
     if inode.aliases is not None and survives:
@@ -252,12 +287,15 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             sb.index.remove(entry)
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
+    note(sb, inode)
     release(sb, inode, 0)
 
 
 def release(sb: Superblock, inode: Inode, count: int) -> None:
     """Take back lookup counts, and close what nobody holds any more."""
     for dropped in sb.table.forget(inode, count):
+        if sb.journal is not None:
+            sb.journal.drop(dropped.ino)
         sb.files.discard(dropped)
         for backing in (dropped.upper, *dropped.lower):
             if backing is not None:

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..vfs import Caller
+from .. import linux
+from ..vfs import Extent
 from . import verity
 from .inode import Inode
 from .layer import Backing
@@ -178,6 +179,51 @@ def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
         return os.pread(fd, size, offset)
 
 
+def readinto(sb: "Superblock", inode: Inode, offset: int, buffer: memoryview, *, wait: bool) -> int:
+    """As :func:`read`, into a buffer. Without ``wait`` raises BlockingIOError for what is not in the page cache."""
+    if inode.metacopy:
+        with sb.lock:
+            buffer = buffer[: max(inode.real.stat().st_size - offset, 0)]
+    flags = 0 if wait else os.RWF_NOWAIT
+    done = 0
+    with sb.files.use(inode, write=False) as fd:
+        while done < len(buffer):  # a short read is no end of the file if the rest is not in the cache
+            try:
+                got = os.preadv(fd, [buffer[done:]], offset + done, flags)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP or not flags:
+                    raise
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            if not got:
+                break
+            done += got
+    return done
+
+
+def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
+    """Where data or a hole begins (ovl_llseek)."""
+    with sb.files.use(inode, write=False) as fd:
+        return os.lseek(fd, offset, whence)
+
+
+def copy_range(
+    sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool
+) -> int:
+    """copy_file_range(2) between the backing files (ovl_copyfile)."""
+    with sb.files.use(source, write=False) as source_fd, sb.files.use(target, write=True) as target_fd:
+        if kill_suid:
+            drop_suid(sb, target, target_fd)
+        return os.copy_file_range(source_fd, target_fd, extent.length, extent.offset, offset)
+
+
+def fallocate(sb: "Superblock", inode: Inode, mode: int, offset: int, length: int, *, kill_suid: bool) -> None:
+    """fallocate(2) of the backing file (ovl_fallocate)."""
+    with sb.files.use(inode, write=True) as fd:
+        linux.fallocate(fd, mode, offset, length)
+        if kill_suid:
+            drop_suid(sb, inode, fd)
+
+
 def write(
     sb: "Superblock", inode: Inode, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool
 ) -> int:
@@ -190,10 +236,10 @@ def write(
         return os.pwrite(fd, data, offset)
 
 
-def truncate(sb: "Superblock", inode: Inode, size: int, caller: Caller) -> None:
+def truncate(sb: "Superblock", inode: Inode, size: int, *, kill_suid: bool) -> None:
     """Set the size; a caller without CAP_FSETID loses the file its setuid bit."""
     with sb.files.use(inode, write=True) as fd:
-        if caller.uid != 0:
+        if kill_suid:
             drop_suid(sb, inode, fd)
         os.ftruncate(fd, size)
 

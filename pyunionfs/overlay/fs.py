@@ -7,18 +7,20 @@ because the order of locks is: an inode's copy lock, then the namespace lock.
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from types import TracebackType
 
+from .. import linux
 from ..events import Listener
-from ..vfs import Attr, Caller, Change, DirEntry, Ino, SetAttr, Statfs
-from . import attr, dir, file, marks, params, readdir, rename, xattrs
+from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, Move, SetAttr, Statfs
+from . import attr, dir, file, held, marks, params, readdir, rename, xattrs
+from . import flags as inode_flags
 from . import refresh as again
 from .copy_up import copy_up
 from .index import must_copy_up
 from .inode import Inode
-from .lookup import find, lookup
+from .lookup import find, look
 from .super import Superblock, is_privileged
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
@@ -93,6 +95,28 @@ class Overlay:
         self.sb.stale = callback
 
     @property
+    def interrupted(self) -> Callable[[], bool] | None:
+        """See :class:`pyunionfs.vfs.Operations`."""
+        return self.sb.interrupted
+
+    @interrupted.setter
+    def interrupted(self, callback: Callable[[], bool] | None) -> None:
+        self.sb.interrupted = callback
+
+    @property
+    def journal(self) -> Journal | None:
+        """See :class:`pyunionfs.vfs.Operations`."""
+        return self.sb.journal
+
+    @journal.setter
+    def journal(self, journal: Journal | None) -> None:
+        self.sb.journal = journal
+
+    def restore(self, states: Mapping[Ino, Held]) -> Set[Move]:
+        with self.sb.lock:
+            return held.restore(self.sb, states)
+
+    @property
     def root(self) -> Inode:
         """The inode of the root."""
         return self.sb.table.root
@@ -111,7 +135,13 @@ class Overlay:
 
     def lookup(self, parent: Ino, name: bytes) -> Attr:
         with self.sb.lock:
-            return self._hold(*lookup(self.sb, self.sb.table[parent], name))
+            directory = self.sb.table[parent]
+            found = look(self.sb, directory, name)
+            if found is None:
+                if directory.listing is None:
+                    readdir.note_miss(self.sb, directory)
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            return self._hold(*found)
 
     def forget(self, ino: Ino, count: int) -> None:
         with self.sb.lock:
@@ -121,15 +151,29 @@ class Overlay:
         parent = self.sb.table[ino].parent
         return parent.ino if parent is not None else ino
 
-    def readdir(self, ino: Ino) -> Sequence[DirEntry]:
+    def readdir(self, ino: Ino, after: int = 0, count: int | None = None) -> Sequence[DirEntry]:
         with self.sb.lock:
             if self.sb.params.posix:
                 attr.note_read(self.sb.table[ino])
-            return readdir.readdir(self.sb, self.sb.table[ino])
+            return readdir.readdir(self.sb, self.sb.table[ino], after, count)
+
+    def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
+        with self.sb.lock:
+            found: list[tuple[DirEntry, Attr | None]] = []
+            for entry in self.readdir(ino, after, count):
+                try:
+                    found.append((entry, self.lookup(ino, entry.name)))
+                except FileNotFoundError:
+                    pass  # gone behind our back, or another filesystem is mounted there
+                except OSError:
+                    found.append((entry, None))  # who asks for it by name is told why
+            return found
 
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)
         inode.lookups += 1
+        if self.sb.journal is not None:
+            held.note(self.sb, inode, st_ino=attributes.st_ino)
         return attributes
 
     # -- attributes ------------------------------------------------------------------------------------
@@ -140,10 +184,12 @@ class Overlay:
 
     def setattr(self, ino: Ino, changes: SetAttr, caller: Caller) -> Attr:
         inode = self.sb.table[ino]
-        copy_up(self.sb, inode, data=changes.size is not None)
+        # Any other size than none needs all data there first: truncating may fail, as ftruncate(2) may.
+        size = 0 if changes.size == 0 else None
+        copy_up(self.sb, inode, data=changes.size is not None, size=size)
         # Who completes a metacopy puts its times back at the end, and must not take back this change with them.
         with self.sb.copying(inode) if inode.metacopy else nullcontext(), self.sb.lock:
-            attr.setattr(self.sb, inode, changes, caller)
+            attr.setattr(self.sb, inode, changes)
             return attr.getattr(self.sb, inode)
 
     def readlink(self, ino: Ino) -> bytes:
@@ -173,6 +219,8 @@ class Overlay:
 
         if marks.is_whiteout_device(mode, rdev):  # it would hide itself (ovl_mknod)
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
+        if stat.S_ISREG(mode):
+            return self._create(parent, name, mode, caller)
         with self.sb.lock:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
@@ -193,6 +241,16 @@ class Overlay:
             return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        return self._create(parent, name, mode, caller, opens=1)
+
+    def tmpfile(self, parent: Ino, mode: int, caller: Caller) -> Attr:
+        with self.sb.lock:
+            return self._hold(
+                dir.tmpfile(self.sb, self.sb.table[parent], stat.S_IFREG | stat.S_IMODE(mode), caller)
+            )
+
+    def _create(self, parent: Ino, name: bytes, mode: int, caller: Caller, *, opens: int = 0) -> Attr:
+        """Keeps the descriptor: who makes a file writes to it next."""
         fds: list[int] = []
 
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
@@ -208,7 +266,7 @@ class Overlay:
                     os.close(fd)
                 raise
             self.sb.files.put(inode, fds[0], writable=True)
-            inode.opens += 1
+            inode.opens += opens
             return self._hold(inode)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
@@ -253,14 +311,17 @@ class Overlay:
             truncating = bool(flags & os.O_TRUNC)
             copy_up(self.sb, inode, size=0 if truncating else None)
             if truncating:
-                file.truncate(self.sb, inode, 0, caller)
+                file.truncate(self.sb, inode, 0, kill_suid=caller.uid != 0)
         if not file.MAY_REOPEN_ANYTHING:  # its mode may change while it is open
             with self.sb.files.use(inode, write=bool(flags & os.O_ACCMODE)):
                 pass
         inode.opens += 1
+        held.note(self.sb, inode)
 
     def release(self, ino: Ino) -> None:
-        self.sb.table[ino].opens -= 1
+        inode = self.sb.table[ino]
+        inode.opens -= 1
+        held.note(self.sb, inode)
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:
         inode = self.sb.table[ino]
@@ -269,14 +330,57 @@ class Overlay:
                 attr.note_read(inode)
         return file.read(self.sb, inode, offset, size)
 
-    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
+    def readinto(self, ino: Ino, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        inode = self.sb.table[ino]
+        if self.sb.params.posix and inode.upper is None:
+            with self.sb.lock:
+                attr.note_read(inode)
+        return file.readinto(self.sb, inode, offset, buffer, wait=wait)
+
+    def backing(self, ino: Ino) -> int | None:
+        inode = self.sb.table[ino]
+        with self.sb.lock:
+            if inode.upper is None or inode.metacopy:
+                return None
+            return inode.upper.open(os.O_RDWR)
+
+    def fallocate(self, extent: Extent, mode: int, *, kill_suid: bool) -> None:
+        file.fallocate(
+            self.sb, self._for_writing(extent.ino), mode, extent.offset, extent.length, kill_suid=kill_suid
+        )
+
+    def seek(self, ino: Ino, offset: int, whence: int) -> int:
+        return file.seek(self.sb, self.sb.table[ino], offset, whence)
+
+    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
+        inode = self._for_writing(target)
+        return file.copy_range(self.sb, self.sb.table[source.ino], source, inode, offset, kill_suid=kill_suid)
+
+    def _for_writing(self, ino: Ino) -> Inode:
         inode = self.sb.table[ino]
         if not inode.has_upper_data:
             copy_up(self.sb, inode)
-        return file.write(self.sb, inode, offset, data, kill_suid=kill_suid, sync=sync)
+        return inode
+
+    def birth_time(self, ino: Ino) -> int | None:
+        with self.sb.lock:
+            return linux.birth_time(*self.sb.table[ino].real.at_itself())
+
+    def get_flags(self, ino: Ino, *, extended: bool) -> bytes:
+        return inode_flags.get(self.sb, self.sb.table[ino], extended=extended)
+
+    def set_flags(self, ino: Ino, value: bytes, *, extended: bool) -> None:
+        inode_flags.set_(self.sb, self.sb.table[ino], value, extended=extended)
+
+    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
+        return file.write(self.sb, self._for_writing(ino), offset, data, kill_suid=kill_suid, sync=sync)
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None:
         file.fsync(self.sb, self.sb.table[ino], data_only=data_only)
+
+    def syncfs(self) -> None:
+        if self.sb.upper is not None and not self.sb.params.volatile:
+            linux.syncfs(self.sb.upper.io_fd())
 
     def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:
         if removing and self.sb.index is None:

@@ -9,11 +9,12 @@ import errno
 import gc
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from .. import linux
 from ..vfs import ROOT, Ino
 from .layer import Backing
+from .listing import Listing
 
 _FSID_SHIFT = 56  # room for 255 filesystems above the numbers that local filesystems use
 _MANY = 20_000  # inodes; fewer are not worth giving their memory back
@@ -32,10 +33,12 @@ class Inode:
         "indexed",
         "ino",
         "link_keys",
+        "listing",
         "lookups",
         "lower",
         "lower_links",
         "metacopy",
+        "misses",
         "name",
         "nlink",
         "opens",
@@ -61,6 +64,8 @@ class Inode:
         self.unlinked = False
         # A directory's children that are in the table; None for everything else.
         self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(kind) else None
+        self.listing: Listing | None = None  # of a directory, once all of its names are known
+        self.misses = 0  # names that it was asked for and did not have
         self.aliases: set[tuple[Inode, bytes]] | None = None  # all known names, where there are several
         self.link_keys: tuple[tuple[int, int], ...] = ()  # of its objects, where they have several names
         self.indexed = False  # several names that are kept together by the index, see index.py
@@ -105,6 +110,18 @@ class Inode:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return self.children
 
+    def gains(self, name: bytes, kind: int) -> None:
+        """Note that a directory has one name more."""
+        self.nlink = 0
+        if self.listing is not None:
+            self.listing.add(name, kind)
+
+    def loses(self, name: bytes) -> None:
+        """Note that a directory has one name less."""
+        self.nlink = 0
+        if self.listing is not None:
+            self.listing.remove(name)
+
     def path(self) -> bytes:
         """Path in the merged view, for events and messages."""
         names: list[bytes] = []
@@ -123,6 +140,7 @@ class InodeTable:
         self._hard_links: dict[tuple[int, int], Inode] = {}  # by (fsid, real st_ino)
         self._next_virtual = _VIRTUAL
         self._peak = 0  # most inodes since memory was last given back
+        self._reserved: Collection[Ino] = ()  # handles that are somebody's already
 
     def __len__(self) -> int:
         return len(self._by_ino)
@@ -150,15 +168,30 @@ class InodeTable:
     def add(self, inode: Inode, st_ino: int) -> None:
         """Give a new inode its handle (its st_ino where nobody has it) and hang it below its parent."""
         ino = Ino(st_ino)
-        if ino <= ROOT or ino in self._by_ino:
+        while ino <= ROOT or ino in self._by_ino or ino in self._reserved:
             self._next_virtual += 1
             ino = Ino(self._next_virtual)
         inode.ino = ino
         self._by_ino[ino] = inode
         if len(self._by_ino) > _MANY:
             self._peak = max(self._peak, len(self._by_ino))
-        assert inode.parent is not None
-        inode.parent.children_of()[inode.name] = inode
+        if inode.parent is not None:
+            inode.parent.children_of()[inode.name] = inode
+
+    def __contains__(self, ino: Ino) -> bool:
+        return ino in self._by_ino
+
+    def reserve(self, handles: Collection[Ino]) -> None:
+        """Give none of these to any inode, but by :meth:`renumber`."""
+        self._reserved = handles
+
+    def renumber(self, inode: Inode, ino: Ino) -> None:
+        """Have an inode be known by another handle, beside the one it has if somebody holds it by that."""
+        if inode.ino not in self._reserved:
+            self._by_ino.pop(inode.ino, None)
+            inode.ino = ino
+        self._by_ino[ino] = inode
+        self._next_virtual = max(self._next_virtual, ino)
 
     def hard_link(self, backing: Backing, real_ino: int) -> Inode | None:
         """The inode that is already known by another name of the same object."""
@@ -171,8 +204,7 @@ class InodeTable:
             inode.link_keys += (key,)
             self._hard_links[key] = inode
         if inode.aliases is None:
-            assert inode.parent is not None
-            inode.aliases = {(inode.parent, inode.name)}
+            inode.aliases = {(inode.parent, inode.name)} if inode.parent is not None else set()
 
     def add_name(self, inode: Inode, parent: Inode, name: bytes, backing: Backing) -> None:
         """Record one more name of a hard-linked inode, whose object is ``backing``.

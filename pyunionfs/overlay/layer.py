@@ -18,6 +18,7 @@ import stat
 from collections import OrderedDict
 
 from .. import linux
+from ..vfs import NOW
 from .marks import Origin
 
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,7 +61,7 @@ class Layer:
     """A layer's root, its place in the stack and what its filesystem is."""
 
     __slots__ = (
-        "_handles",
+        "_io_fd",
         "_uuid",
         "cloned",
         "dev",
@@ -84,7 +85,7 @@ class Layer:
         self.fds = fds
         self.root = Backing(self, None, b".")
         self.root.fd = root_fd
-        self._handles = -1  # a descriptor of the root that is not O_PATH, for the calls that need one
+        self._io_fd = -1
         self._uuid: bytes | None = None
 
     @classmethod
@@ -102,18 +103,19 @@ class Layer:
 
     def close(self) -> None:
         os.close(self.root.fd)
-        if self._handles >= 0:
-            os.close(self._handles)
+        if self._io_fd >= 0:
+            os.close(self._io_fd)
 
-    def _handles_fd(self) -> int:
-        if self._handles < 0:
-            self._handles = os.open(b"/proc/self/fd/%d" % self.root.fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return self._handles
+    def io_fd(self) -> int:
+        """A descriptor of the root that is not O_PATH, for the calls that need one."""
+        if self._io_fd < 0:
+            self._io_fd = os.open(b"/proc/self/fd/%d" % self.root.fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._io_fd
 
     def uuid(self) -> bytes:
         """UUID of the filesystem, zeros where it has none (uuid_is_null in ovl_fb)."""
         if self._uuid is None:
-            self._uuid = linux.filesystem_uuid(self._handles_fd()) or bytes(16)
+            self._uuid = linux.filesystem_uuid(self.io_fd()) or bytes(16)
         return self._uuid
 
     def forget_uuid(self) -> None:
@@ -138,7 +140,7 @@ class Layer:
         if origin.uuid != self.uuid():
             return None
         try:
-            fd = linux.open_by_handle_at(self._handles_fd(), origin.kind, origin.handle, os.O_PATH)
+            fd = linux.open_by_handle_at(self.io_fd(), origin.kind, origin.handle, os.O_PATH)
         except PermissionError:
             ino = origin.plain_ino()
             return os.stat_result((0, ino, self.dev, 1, 0, 0, 0, 0, 0, 0)) if ino else None
@@ -155,6 +157,12 @@ class Layer:
 
 def _stale(name: bytes) -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+
+
+def _timespec(time_ns: int | None) -> tuple[int, int]:
+    if time_ns is None:
+        return 0, linux.UTIME_OMIT
+    return (0, linux.UTIME_NOW) if time_ns == NOW else divmod(time_ns, 10**9)
 
 
 def _protect(clone: int, *, writable: bool) -> None:
@@ -244,6 +252,10 @@ class Backing:
         if self.parent is None:
             return self.fd, b"."
         return self.parent.dir_fd(), self.name
+
+    def at_itself(self) -> tuple[int, bytes]:
+        """As :meth:`at`, or the descriptor of the object with an empty path (AT_EMPTY_PATH)."""
+        return (self.fd, b"") if self.fd >= 0 else self.at()
 
     def proc_path(self) -> bytes:
         """A path for the calls that have no *at form; its last component is not to be followed."""
@@ -353,8 +365,13 @@ class Backing:
             finally:
                 os.close(opened)
 
-    def utime(self, atime_ns: int, mtime_ns: int) -> None:
-        if self._is_pinned():
+    def utime(self, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """utimensat(2); None leaves a time as it is, and ``vfs.NOW`` has the filesystem's clock say it."""
+        if atime_ns in (None, NOW) or mtime_ns in (None, NOW):
+            fd, name = (linux.AT_FDCWD, self._pinned_path()) if self._is_pinned() else self.at()
+            follow = self._is_pinned()
+            linux.utimensat(name, _timespec(atime_ns), _timespec(mtime_ns), dir_fd=fd, follow_symlinks=follow)
+        elif self._is_pinned():
             os.utime(self._pinned_path(), ns=(atime_ns, mtime_ns))
         else:
             fd, name = self.at()

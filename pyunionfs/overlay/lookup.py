@@ -203,6 +203,8 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         if known.aliases is not None and known.upper is None:
             known.parent, known.name = parent, name  # of several names, the last used is the one to be copied up
         return known, None
+    if parent.listing is not None and name not in parent.listing.names and len(name) <= sb.name_max:
+        return None
     check_name(name)
     if len(name) > sb.name_max:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)

@@ -1,4 +1,7 @@
-"""Merged listings, and whether a directory is empty (fs/overlayfs/readdir.c)."""
+"""Merged listings, and whether a directory is empty (fs/overlayfs/readdir.c).
+
+A listing is made once, and then kept (:mod:`.listing`).
+"""
 
 import stat
 from collections.abc import Iterator
@@ -7,24 +10,42 @@ from ..vfs import DirEntry
 from . import marks, merge
 from .inode import Inode
 from .layer import Backing
+from .listing import Listing
 from .lookup import directories_of
 from .super import Superblock
 
+_MISSES = 4  # names that are looked for in vain before it is worth listing the directory
 
-def readdir(sb: Superblock, inode: Inode) -> list[DirEntry]:
-    """The listing of a merged directory, without ``.`` and ``..``, in a stable order."""
-    inode.children_of()
-    if inode.unlinked:
-        return []
+
+def listing(sb: Superblock, inode: Inode) -> Listing:
+    """The listing of a directory that is held; ENOTDIR for anything else."""
+    if inode.listing is None:
+        inode.children_of()
+        inode.listing = Listing({} if inode.unlinked else _read(sb, inode))
+    return inode.listing
+
+
+def _read(sb: Superblock, inode: Inode) -> dict[bytes, int]:
     if inode.upper is not None and not inode.lower and not inode.xattr_whiteouts:
-        return [DirEntry(name, kind) for name, kind, hidden in entries(sb, inode, inode.upper) if not hidden]
-    merged = merge.listing(entries(sb, inode, directory) for directory in directories_of(inode))
-    return [DirEntry(name, kind) for name, kind in merged.items()]
+        return {name: kind for name, kind, hidden in entries(sb, inode, inode.upper) if not hidden}
+    return merge.listing(entries(sb, inode, directory) for directory in directories_of(inode))
+
+
+def readdir(sb: Superblock, inode: Inode, start: int = 0, count: int | None = None) -> list[DirEntry]:
+    """The merged listing after a position, without ``.`` and ``..``."""
+    return listing(sb, inode).after(start, count)
 
 
 def is_empty(sb: Superblock, inode: Inode) -> bool:
     """Whether nothing but whiteouts is left in a directory (ovl_check_empty_dir)."""
-    return not readdir(sb, inode)
+    return not listing(sb, inode).names
+
+
+def note_miss(sb: Superblock, inode: Inode) -> None:
+    """A name was looked for in vain: after some, what is there is listed, and no layer is asked any more."""
+    inode.misses += 1
+    if inode.misses >= _MISSES:
+        listing(sb, inode)
 
 
 def entries(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[bytes, int, bool]]:

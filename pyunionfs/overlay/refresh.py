@@ -19,7 +19,7 @@ def refresh(sb: Superblock) -> list[Change]:
     while directories:
         directory = directories.pop()
         children = directory.children_of()
-        directory.nlink = 0
+        directory.nlink, directory.listing, directory.misses = 0, None, 0
         for name, inode in list(children.items()):
             if not _still_there(sb, directory, name, inode):
                 _detach(sb, directory, name, inode)

@@ -11,6 +11,7 @@ from .. import linux
 from . import marks
 from .copy_up import copy_up, link_up, mark_impure
 from .dir import clear_upper_dir, losing_name, lower_positive, upper_kind
+from .held import note
 from .inode import Inode
 from .lookup import check_name, find, lookup
 from .merge import Kind
@@ -77,6 +78,7 @@ def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_na
         clear_upper_dir(sb, new)
     elif new is not None and new.is_dir and new.upper is not None:
         _clear_stale_whiteouts(sb, new)
+    note(sb, old, also_at=(new_parent, new_name))
     if new is None:
         _move(sb, parent, name, old, new_parent, new_name)
     else:
@@ -106,11 +108,14 @@ def _exchange(sb: Superblock, one: tuple[Inode, bytes, Inode], two: tuple[Inode,
     _prepare_move(sb, old, parent, new_parent)
     _prepare_move(sb, new, new_parent, parent)
     assert parent.upper is not None and new_parent.upper is not None
+    note(sb, old, also_at=(new_parent, new_name))
+    note(sb, new, also_at=(parent, name))
     linux.renameat2(parent.upper.dir_fd(), name, new_parent.upper.dir_fd(), new_name, linux.RENAME_EXCHANGE)
     _moved(sb, old, parent, name, new_parent, new_name)
     _moved(sb, new, new_parent, new_name, parent, name)
-    parent.children_of()[name] = new
-    new_parent.children_of()[new_name] = old
+    for directory, called, inode in ((parent, name, new), (new_parent, new_name, old)):
+        directory.children_of()[called] = inode
+        directory.gains(called, inode.type)
 
 
 def _prepare_move(sb: Superblock, moved: Inode, parent: Inode, new_parent: Inode) -> None:
@@ -144,7 +149,8 @@ def _moved(sb: Superblock, inode: Inode, parent: Inode, name: bytes, new_parent:
     if parent.children_of().get(name) is inode:
         del parent.children_of()[name]
     new_parent.children_of()[new_name] = inode
-    parent.nlink = new_parent.nlink = 0
+    parent.loses(name)
+    new_parent.gains(new_name, inode.type)
     upper = inode.upper
     assert upper is not None
     if inode.aliases is not None:
@@ -154,6 +160,7 @@ def _moved(sb: Superblock, inode: Inode, parent: Inode, name: bytes, new_parent:
         inode.parent, inode.name = new_parent, new_name
     if (upper.parent, upper.name) == (parent.upper, name):
         upper.parent, upper.name = new_parent.upper, new_name
+    note(sb, inode)
 
 
 def _is_inside(directory: Inode, ancestor: Inode) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from .. import events, linux
-from ..vfs import Ino
+from ..vfs import Ino, Journal
 from . import marks
 from .file import OpenFiles
 from .index import Index
@@ -52,6 +52,8 @@ class Superblock:
         self.table = InodeTable()
         self.listeners: list[events.Listener] = []
         self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
+        self.interrupted: Callable[[], bool] | None = None  # likewise
+        self.journal: Journal | None = None  # likewise
         self.upper: Layer | None = None
         self.workdir: Workdir | None = None
         self.index: Index | None = None

@@ -79,6 +79,12 @@ class Workdir:
             os.mknod(b"incompat/volatile/dirty", stat.S_IFREG | 0o600, dir_fd=directory.fd)
         return cls(directory)
 
+    def clear(self) -> None:
+        """Remove what a process has left that died."""
+        for entry in self._dir.scan():
+            if entry.name.startswith(b"#"):
+                remove_tree(self._dir, entry.name)
+
     def keeps_xattrs(self, namespace: marks.Namespace) -> bool:
         """Whether the filesystem can keep marks (ovl_make_workdir tries it likewise)."""
         try:
@@ -92,7 +98,7 @@ class Workdir:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        if self._have_whiteout:
+        with suppress(FileNotFoundError):  # of ours, or of a process that served this union
             os.unlink(_WHITEOUT, dir_fd=self._dir.fd)
         os.close(self._dir.fd)
 

@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -25,7 +25,9 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
-from .mount import INFO_XATTR, REFRESH_XATTR, attach
+from .attach import mount_directly
+from .mount import INFO_XATTR, REFRESH_XATTR, Info
+from .options import TransportOptions
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Adapter(pyfuse3.Operations):
     enable_acl = True
     enable_writeback_cache = False
 
-    def __init__(self, operations: vfs.Operations, info: Callable[[], bytes], on_ready: Callable[[], None]) -> None:
+    def __init__(self, operations: vfs.Operations, info: Info, on_ready: Callable[[], None]) -> None:
         super().__init__()
         self._ops = operations
         self._info = info
@@ -246,6 +248,7 @@ class Adapter(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            kill_suid=ctx.uid != 0,
         )
         call = functools.partial(self._ops.setattr, inode, changes, _caller(ctx))
         return self._attributes(await self._slowly(inode, call))
@@ -267,7 +270,7 @@ class Adapter(pyfuse3.Operations):
     @_handler
     async def getxattr(self, inode: Any, name: Any, ctx: RequestContext) -> bytes:
         if name == _INFO_XATTR and inode == vfs.ROOT:
-            return self._info()
+            return self._info({})
         if name == _REFRESH_XATTR and inode == vfs.ROOT and ctx.uid in (0, os.geteuid()):
             return await trio.to_thread.run_sync(self._refresh)
         return self._ops.getxattr(inode, name)
@@ -380,25 +383,25 @@ def _caller(ctx: RequestContext) -> Caller:
 def serve(
     operations: vfs.Operations,
     mountpoint: str,
-    options: set[str],
+    flags: Set[str],
+    options: TransportOptions,
     *,
-    info: Callable[[], bytes],
+    info: Info,
     on_ready: Callable[[], None],
-    writeback: bool = False,
 ) -> None:
     """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
 
-    ``options`` are FUSE mount options; ``default_permissions`` is always one of them. Raises RuntimeError
+    ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. Raises RuntimeError
     when mounting fails (libfuse says why on stderr).
     """
     adapter = Adapter(operations, info, on_ready)
-    adapter.enable_writeback_cache = writeback
+    adapter.enable_writeback_cache = options.writeback
     os.umask(0)  # the caller's is applied where an object is created
-    options = options | {"default_permissions"}
-    attached = attach(mountpoint, options)
+    flags = flags | {"default_permissions"}
+    attached = mount_directly(mountpoint, flags)
     started = False
     try:
-        pyfuse3.init(adapter, mountpoint if attached is None else f"/dev/fd/{attached.fd}", options)
+        pyfuse3.init(adapter, mountpoint if attached is None else f"/dev/fd/{attached.fd}", set(flags))
         started = True
         trio.run(_main)
     finally:

@@ -11,9 +11,9 @@ import select
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import linux
 
@@ -24,12 +24,11 @@ An xattr holds 64 KiB, which hundreds of long paths may exceed: then it is compr
 REFRESH_XATTR = "user.pyunionfs.refresh"
 """Read on the root of a mount by root or the owner of the mount, this has the layers looked at again."""
 _XATTR_SIZE_MAX = 65536
+Info = Callable[[Mapping[str, object]], bytes]
+"""What a transport answers to a read of INFO_XATTR, given what it adds itself."""
 
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
 _EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount
-_UMOUNT_NOFOLLOW = 8
-_MS_POSIXACL = 1 << 16
-_MS_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,47 +44,6 @@ class Mount:
         return self.info.get("pid")
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """A FUSE mount that this process made."""
-
-    fd: int  # of /dev/fuse
-    mountpoint: str
-    mount_id: str
-
-    def detach(self) -> None:
-        """Unmount it, unless somebody did, or has mounted something else on top of it."""
-        poll = select.poll()
-        poll.register(self.fd, 0)
-        # POLLERR: it is not mounted any more, and its id may be that of another mount by now.
-        if not poll.poll(0) and _top_mount_id(self.mountpoint) == self.mount_id:
-            linux.umount2(os.fsencode(self.mountpoint), _UMOUNT_NOFOLLOW | linux.MNT_DETACH)
-
-
-def attach(mountpoint: str, options: Set[str]) -> Attached | None:
-    """Mount FUSE at a directory by mount(2); None where only fusermount3 may mount.
-
-    MS_POSIXACL has the kernel leave the umask to the filesystem, which alone can know whether a default ACL
-    takes its place (fuse_fill_super_common: "umasking inside the fuse code"); fusermount3 does not pass it on.
-    """
-    if os.geteuid() != 0:
-        return None
-    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    flags = _MS_POSIXACL | sum(bit for name, bit in _MS_FLAGS.items() if name in options)
-    data = [f"fd={fd}", f"rootmode={os.stat(mountpoint).st_mode:o}", "user_id=0", "group_id=0"]
-    data += sorted(options & {"allow_other", "default_permissions"})
-    try:
-        linux.mount(b"pyunionfs", os.fsencode(mountpoint), FSTYPE.encode(), flags, ",".join(data).encode())
-    except PermissionError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    real = _real(mountpoint)
-    return Attached(fd, real, _top_mount_id(real))
-
-
 def mounts() -> list[Mount]:
     """All mounts of ours in this mount namespace, in the order they were made."""
     return [_inspect(path) for path in _mountpoints()]
@@ -93,13 +51,13 @@ def mounts() -> list[Mount]:
 
 def find(path: str) -> Mount | None:
     """The mount of ours that is at exactly this path, if any (the topmost, if several are stacked)."""
-    real = _real(path)
+    real = real_path(path)
     return _inspect(real) if real in _mountpoints() else None
 
 
 def containing(path: str) -> Mount | None:
     """The mount of ours that a path lies in, if any."""
-    real = _real(path)
+    real = real_path(path)
     holders = [point for point in _mountpoints() if (real + "/").startswith(point.rstrip("/") + "/")]
     return _inspect(max(holders, key=len)) if holders else None
 
@@ -113,18 +71,22 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     mount = find(path)
     if mount is None:
         raise OSError(errno.EINVAL, f"{path} is not mounted by pyunionfs")
-    pid = mount.pid
+    pidfds = [fd for pid in {mount.pid, mount.info.get("started_by")} if pid and (fd := _pidfd(pid)) >= 0]
     try:
-        pidfd = os.pidfd_open(pid) if pid else -1
-    except OSError:
-        pidfd = -1  # it has ended meanwhile
-    try:
-        _umount(mount.mountpoint, lazy=lazy or mount.state == "dead")
-        if pidfd >= 0 and not lazy:
-            select.select([pidfd], [], [], _EXIT_WAIT)
+        detach(mount.mountpoint, lazy=lazy or mount.state == "dead")
+        if not lazy:
+            for pidfd in pidfds:
+                select.select([pidfd], [], [], _EXIT_WAIT)
     finally:
-        if pidfd >= 0:
+        for pidfd in pidfds:
             os.close(pidfd)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1  # it has ended meanwhile
 
 
 def clear_dead(path: str) -> None:
@@ -134,7 +96,7 @@ def clear_dead(path: str) -> None:
     into, stays.
     """
     while (mount := find(path)) is not None and mount.state == "dead":
-        _umount(mount.mountpoint, lazy=True)
+        detach(mount.mountpoint, lazy=True)
 
 
 def encode_info(info: Mapping[str, Any]) -> bytes:
@@ -149,28 +111,41 @@ def decode_info(value: bytes) -> Mapping[str, Any]:
     return told
 
 
-def _real(path: str) -> str:
+def real_path(path: str) -> str:
     """Resolve all but the last component, which may be a mount that does not answer."""
     head, tail = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(head), tail)
 
 
-def _mountinfo() -> Iterator[tuple[str, str, str]]:
-    """``(mount id, mount point, type)`` of each mount in this namespace, see proc(5)."""
+class _Row(NamedTuple):
+    """One mount in this namespace, see proc(5)."""
+
+    mount_id: str
+    device: str  # major:minor
+    mountpoint: str
+    fstype: str
+
+
+def _mountinfo() -> Iterator[_Row]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
         for line in mountinfo:
             fields = line.split(" ")
-            yield fields[0], _unescape(fields[4]), fields[fields.index("-") + 1]
+            yield _Row(fields[0], fields[2], _unescape(fields[4]), fields[fields.index("-") + 1])
 
 
 def _mountpoints() -> list[str]:
-    return [point for _, point, fstype in _mountinfo() if fstype == FSTYPE]
+    return [row.mountpoint for row in _mountinfo() if row.fstype == FSTYPE]
 
 
-def _top_mount_id(path: str) -> str:
+def top_mount_id(path: str) -> str:
     """The mount that is on top at a path, "" if none is."""
-    ids = [mount_id for mount_id, point, _ in _mountinfo() if point == path]
+    ids = [row.mount_id for row in _mountinfo() if row.mountpoint == path]
     return ids[-1] if ids else ""
+
+
+def device_of(mount_id: str) -> str:
+    """The device number ``major:minor`` of a mount, "" if it is gone."""
+    return next((row.device for row in _mountinfo() if row.mount_id == mount_id), "")
 
 
 def _unescape(text: str) -> str:
@@ -201,8 +176,9 @@ def _inspect(path: str) -> Mount:
     return Mount(path, "dead" if told.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "hidden", {})
 
 
-def _umount(path: str, *, lazy: bool) -> None:
-    flags = _UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0)
+def detach(path: str, *, lazy: bool) -> None:
+    """Unmount by umount2(2), or by fusermount3 where only that may. Raises OSError: EBUSY, EPERM."""
+    flags = linux.UMOUNT_NOFOLLOW | (linux.MNT_DETACH if lazy else 0)
     try:
         linux.umount2(os.fsencode(path), flags)
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from .operations import OLD_S
 from .stacks import Shape
-from .steps import Name, Octal, Seen, Slot, Slots, Step
+from .steps import Name, Octal, OpenFlags, Seen, Slot, Slots, Step
 from .trees import Entry, Snapshot
 
 
@@ -35,6 +35,44 @@ def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 def _came_back(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     changed = step.slot is not None and step.verb in ("chmod", "chown", "utime", "setxattr", "removexattr")
     return changed and _unlinked(step, kernel, ours, shape) and kernel.outcome[0][0] in "pscb"
+
+
+def _not_opened(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    if shape.opens or not _opens_for_nothing(step, kernel):
+        return False
+    # What changes with the copy: who its links are, its number, and in the kernel the time of a metacopy's data.
+    told, mine = (
+        re.sub(r"nlink \d+|mtime (recent|\d+)", "", repr(replace(seen, inode_kept=()))) for seen in (kernel, ours)
+    )
+    return told == mine
+
+
+def _opens_for_nothing(step: Step, kernel: Seen) -> bool:
+    """Whether a step opens a file for writing, and then may not write to it."""
+    match step.verb:
+        case "open_" | "read" | "hold":
+            flags = next(argument for argument in step.arguments if isinstance(argument, OpenFlags))
+            was_opened = not kernel.failed or kernel.outcome == "EBADF"  # to be written to, and then read
+            return bool(flags & os.O_ACCMODE) and not flags & os.O_PATH and was_opened
+        case "write":
+            return step.arguments[2] == b"" and not kernel.failed
+        case "map_shared":
+            return bool(kernel.outcome == "does not fit")
+        case "allocate":
+            return kernel.failed
+    return False
+
+
+def _rewrite(step: Step) -> tuple[Step, ...]:
+    return (Step("rewrite", (step.names[0],)),)
+
+
+def _directory_holes(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "seek" and kernel.outcome == "EINVAL" and isinstance(ours.outcome, int)
+
+
+def _no_owner(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    return step.verb == "chown" and step.arguments[1:] == (-1, -1) and kernel.outcome == "EPERM" and not ours.failed
 
 
 def _let_go(step: Step) -> tuple[Step, ...]:
@@ -143,6 +181,26 @@ DIVERGENCES: tuple[Divergence, ...] = (
         ends=True,
     ),
     Divergence(
+        "copy-up by opening",
+        "what is there is written again on both sides",
+        "the kernel copies up when a file is opened for writing; ours is not told (noopen=off), and does it later",
+        _not_opened,
+        _rewrite,
+    ),
+    Divergence(
+        "holes of directories",
+        "let pass",
+        "overlayfs refuses SEEK_DATA and SEEK_HOLE there (EINVAL); FUSE answers them in the kernel, and does not",
+        _directory_holes,
+    ),
+    Divergence(
+        "chown to nobody",
+        "both sides are made to copy up",
+        "chown(-1, -1) would clear setuid, which others may not (EPERM); FUSE asks for nothing, and succeeds",
+        _no_owner,
+        _copy_up,
+    ),
+    Divergence(
         "listed whiteouts",
         "names that are listed but cannot be looked up are left out",
         "the kernel lists the whiteouts of a directory that is merged with no other, and objects that it refuses",
@@ -163,14 +221,14 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "setuid and mappings",
         "the mode is set on both sides",
-        "the kernel keeps setuid; ours is told of a write and not by whom: only root's writes keep it",
+        "the kernel keeps setuid; ours (transport=pyfuse3) is told of a write and not by whom: only root's keep it",
         _setuid_lost,
         _no_setuid,
     ),
     Divergence(
         "setgid and ACLs",
         "the mode is set on both sides",
-        "the kernel drops setgid when who is not in the file's group sets an ACL; ours is not told the groups",
+        "the kernel drops setgid when who is not in the group sets an ACL; ours is not told (transport=pyfuse3)",
         _setgid_kept,
         _no_setgid,
     ),
@@ -244,7 +302,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "lacking operations",
         "probed at the start; what either side does not have is left out, and said",
-        "pyfuse3 has no handler for fallocate, O_TMPFILE and lseek(SEEK_DATA, SEEK_HOLE)",
+        "with transport=pyfuse3: it has no handler for fallocate, O_TMPFILE and lseek(SEEK_DATA, SEEK_HOLE)",
     ),
     Divergence(
         "mapping of a held file",

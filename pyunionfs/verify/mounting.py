@@ -85,7 +85,8 @@ def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
     data = [] if "lowerdir" in options else ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
     if not read_only:
         data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
-    data += kernel_words({key: value for key, value in options.items() if key not in _FLAGS})
+    ours = _FLAGS.keys() | daemon.TRANSPORT_OPTIONS
+    data += kernel_words({key: value for key, value in options.items() if key not in ours})
     flags = sum(bit for key, bit in _FLAGS.items() if options.get(key))
     _mount_kernel(layers.merged, flags, ",".join(data))
     try:

@@ -196,6 +196,17 @@ def lock_range(fd: int, kind: int, start: int, length: int) -> None:
     fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
 
 
+def rewrite(path: str) -> None:
+    """Write to a file what is there already, so that its data is copied up if it was not."""
+    if not os.path.exists(path) or not stat.S_ISREG(os.stat(path).st_mode):
+        return
+    with opened(path, os.O_RDWR) as fd:
+        if data := os.pread(fd, 1, 0):
+            os.pwrite(fd, data, 0)
+        else:
+            os.truncate(fd, os.fstat(fd).st_size)
+
+
 # Names.
 
 

@@ -103,6 +103,7 @@ def shape_of(options: Options, root: Path) -> Shape:
             acls=_works(os.setxattr, scratch, "system.posix_acl_access", ACL),
             owners=_works(os.chown, scratch, 1000, 1000),
             handles=_works(_open_by_handle, scratch),
+            opens=options.get("transport") == "pyfuse3" or options.get("noopen") == "off",
             devices=_works(os.mknod, scratch / "device", 0o020600, os.makedev(1, 3)),
         )
 

@@ -63,6 +63,7 @@ class Shape:
     owners: bool = True  # files may be given to others, and operations be done by them
     devices: bool = True
     handles: bool = True  # an origin can be opened by its handle
+    opens: bool = True  # ours is told when a file is opened
 
 
 def layers_of(seed: str, shape: Shape) -> list[Dir]:

@@ -69,7 +69,7 @@ def timeless(path: Path) -> Snapshot:
 
 def work_until_killed(merged: Path, twins: Path, choices: random.Random) -> dict[str, list[str]]:
     """Let workers loose, kill the daemon after some steps; returns the step in flight of each."""
-    daemon = mounts.daemon_of(merged)
+    daemon = mounts.processes_of(merged)
     with workers(merged, twins, choices) as started:
         enough, moment = choices.randrange(10, 150), choices.random() / 200
         alive = {worker.pipe: worker for worker in started}
@@ -79,8 +79,9 @@ def work_until_killed(merged: Path, twins: Path, choices: random.Random) -> dict
                     del alive[pipe]
             if daemon and sum(worker.done() for worker in started) >= enough:
                 time.sleep(moment)
-                os.kill(daemon, signal.SIGKILL)
-                daemon = 0
+                for pid in daemon:
+                    os.kill(pid, signal.SIGKILL)
+                daemon = []
         assert not daemon, [worker.told[-2000:] for worker in started]
         return {worker.twin.name: step for worker in started if (step := worker.in_flight()) is not None}
 

@@ -31,6 +31,7 @@ class Case:
     lower: dict[str | bytes, Node]
     steps: tuple[Step, ...]
     options_set: str = "plain"
+    transport: str = "devfuse"
 
 
 CASES = [
@@ -59,17 +60,35 @@ CASES = [
         "setuid and mappings",
         {"file": File("x", 0o4777, 1000, 1000)},
         (Step("map_shared", (Name("file"), 0, b"m"), 1000),),
+        transport="pyfuse3",
     ),
     Case(
         "setgid and ACLs",
         {"file": File("x", 0o2755, 1000, 0)},
         (_HELD, Step("setxattr", (Slot(0), "system.posix_acl_access", stacks.MINIMAL_ACL, 0), 1000)),
+        transport="pyfuse3",
     ),
     Case(
         "time of a metacopy's data",
         {"file": "x"},
         (Step("chmod", (Name("file"), 0o600)), Step("open_", (Name("file"), OpenFlags(os.O_RDWR)))),
         "metacopy=on",
+        "pyfuse3",
+    ),
+    Case(
+        "copy-up by opening",
+        {"file": "x"},
+        (Step("open_", (Name("file"), OpenFlags(os.O_RDWR))),),
+    ),
+    Case(
+        "holes of directories",
+        {"file": {}},
+        (_HELD, Step("seek", (Slot(0), 0, os.SEEK_DATA))),
+    ),
+    Case(
+        "chown to nobody",
+        {"file": File("x", 0o4755)},
+        (Step("chown", (Name("file"), -1, -1), 1000),),
     ),
     Case(
         "xattr whiteouts in the way",
@@ -121,7 +140,7 @@ LAYER_OF_AN_INDEX = Case(  # "names of an indexed file" is no entry of a step
 
 def run(case: Case, root: Path) -> None:
     """Raises Diverged if the two sides differ."""
-    options = OPTION_SETS[case.options_set]
+    options = {**OPTION_SETS[case.options_set], "transport": case.transport}
     layers = [Dir(case.lower), *(Dir({}) for _ in range(stacks.LAYERS - 1))]
     with Pair(root, runner.KERNEL_AND_OURS, options, runner.shape_of(options, root)) as pair:
         (copy,) = pair.build_these([layers])

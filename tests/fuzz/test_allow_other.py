@@ -13,7 +13,7 @@ from mounts import Layers
 
 import pyunionfs
 from pyunionfs.daemon import MountSpec
-from pyunionfs.transport import libfuse
+from pyunionfs.transport import attach, libfuse
 
 ASKED = [{}, {"ro": None}, {"suid": None, "dev": None}, {"nosuid": None, "nodev": None, "noexec": None}]
 
@@ -25,8 +25,14 @@ class MountingError(Exception):
 @pytest.mark.parametrize("allow_other", [True, False, None])
 @pytest.mark.parametrize("options", ASKED, ids=lambda options: ",".join(options) or "none")
 @pytest.mark.parametrize("by", ["mount(2)", "fusermount3"])
+@pytest.mark.parametrize("transport", ["devfuse", "pyfuse3"])
 def test_what_is_asked_of_the_kernel(
-    layers: Layers, monkeypatch: pytest.MonkeyPatch, by: str, options: Mapping[str, None], allow_other: bool | None
+    layers: Layers,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+    by: str,
+    options: Mapping[str, None],
+    allow_other: bool | None,
 ) -> None:
     """Each way of mounting, as far as the call that would mount."""
     asked: list[set[str]] = []
@@ -36,13 +42,17 @@ def test_what_is_asked_of_the_kernel(
         raise MountingError
 
     monkeypatch.setattr(libfuse.os, "umask", lambda mask: 0)  # it is a daemon's to change
-    if by == "mount(2)":
-        monkeypatch.setattr(libfuse, "attach", refuse)
-    else:
-        monkeypatch.setattr(libfuse, "attach", lambda *arguments: None)
+    direct = refuse if by == "mount(2)" else lambda *arguments: None
+    monkeypatch.setattr(libfuse, "mount_directly", direct)
+    monkeypatch.setattr(attach, "mount_directly", direct)
+    if by == "fusermount3":
         monkeypatch.setattr(libfuse.pyfuse3, "init", refuse)
+        monkeypatch.setattr(attach, "_by_fusermount", refuse)
     spec = MountSpec(
-        lower=[str(layers.lower[0])], mountpoint=str(layers.merged), options=options, allow_other=allow_other
+        lower=[str(layers.lower[0])],
+        mountpoint=str(layers.merged),
+        options={**options, "transport": transport},
+        allow_other=allow_other,
     )
     with pytest.raises(MountingError):
         pyunionfs.daemon.serve(spec)

@@ -34,10 +34,10 @@ WRITERS: dict[str, tuple[Mounter, Options]] = {
     "kernel, redirect_dir": (mounts.kernel, REDIRECT),
     "kernel, metacopy and index": (mounts.kernel, METACOPY),
     "kernel, nfs_export": (mounts.kernel, NFS_EXPORT),
-    "ours": (mounts.pyfuse3, mounts.PLAIN),
-    "ours, userxattr": (mounts.pyfuse3, mounts.USERXATTR),
-    "ours, redirect_dir": (mounts.pyfuse3, REDIRECT),
-    "ours, metacopy and index": (mounts.pyfuse3, METACOPY),
+    "ours": (mounts.ours, mounts.PLAIN),
+    "ours, userxattr": (mounts.ours, mounts.USERXATTR),
+    "ours, redirect_dir": (mounts.ours, REDIRECT),
+    "ours, metacopy and index": (mounts.ours, METACOPY),
 }
 
 
@@ -47,7 +47,7 @@ def writer(
 ) -> tuple[Mounter, Options]:
     mounter, options = WRITERS[request.param]
     requires("kernel_overlay_userxattr" if options.get("userxattr") else "kernel_overlay", "handles", "other_users")
-    if mounter is mounts.pyfuse3:
+    if mounter is mounts.ours:
         requires("pyunionfs")
         probe = Layers.create(tmp_path / "probe")
         known = {name: value for name, value in options.items() if name != "uuid"}

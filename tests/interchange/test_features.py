@@ -13,7 +13,7 @@ import pytest
 from mounts import Layers, Mounter, Options
 from trees import build
 
-BOTH: dict[str, Mounter] = {"kernel": mounts.kernel, "ours": mounts.pyfuse3}
+BOTH: dict[str, Mounter] = {"kernel": mounts.kernel, "ours": mounts.ours}
 METACOPY = mounts.METACOPY
 
 
@@ -82,7 +82,7 @@ def lowerdir(layers: Layers) -> str:
 def mount_data_only(name: str, layers: Layers, options: Options) -> Any:
     if name == "kernel":
         return mounts.kernel(layers, {**options, "lowerdir": lowerdir(layers)})
-    return mounts.pyfuse3(layers, options, data=[layers.upper.parent / "data1", layers.upper.parent / "data2"])
+    return mounts.ours(layers, options, data=[layers.upper.parent / "data1", layers.upper.parent / "data2"])
 
 
 def test_data_only_layers(tmp_path: Path, data_only: Layers) -> None:
@@ -158,7 +158,7 @@ def test_a_volatile_upper_is_not_mounted_again(tmp_path: Path) -> None:
             with pytest.raises(OSError, match=r"volatile|Invalid argument"), again(layers):
                 pass
         shutil.rmtree(layers.work / "work/incompat")  # as overlayfs.rst tells those who know what they do
-        with mounts.pyfuse3(layers) as merged:
+        with mounts.ours(layers) as merged:
             assert (merged / "file").read_bytes() == b"x"
 
 
@@ -188,13 +188,13 @@ def test_a_hard_link_stays_one_file(tmp_path: Path, mounter: Mounter) -> None:
         assert seen(merged / "dir/one")[4:] == (4, b"data+")
         os.unlink(merged / "dir/two")
         assert seen(merged / "four")[4] == 3
-    for again in (mounts.pyfuse3, mounts.kernel, mounts.pyfuse3):
+    for again in (mounts.ours, mounts.kernel, mounts.ours):
         with again(layers, mounts.INDEX) as merged:
             append(merged / "four", b"+")
             assert {os.lstat(merged / name).st_ino for name in ("dir/one", "three", "four")} == {ino}
             assert seen(merged / "dir/one")[4] == 3
             assert not (merged / "dir/two").exists()
-    with mounts.pyfuse3(layers, mounts.INDEX) as merged:
+    with mounts.ours(layers, mounts.INDEX) as merged:
         os.rename(merged / "four", merged / "dir/moved")
         os.link(merged / "three", merged / "five")
         assert seen(merged / "dir/moved")[4:] == (4, b"data++++")

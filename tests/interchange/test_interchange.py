@@ -16,7 +16,7 @@ from trees import Device, Dir, File, Snapshot, Whiteout, build, diff, snapshot
 from pyunionfs.verify import stacks
 
 OPTIONS: dict[str, Options] = mounts.OPTION_SETS
-BOTH: dict[str, Mounter] = {"kernel": mounts.kernel, "ours": mounts.pyfuse3}
+BOTH: dict[str, Mounter] = {"kernel": mounts.kernel, "ours": mounts.ours}
 
 
 @pytest.fixture(params=OPTIONS)
@@ -90,7 +90,7 @@ def test_taking_turns_gives_what_the_kernel_alone_gives(tmp_path: Path, options:
         with mounts.kernel(alone, options) as merged:
             told = changes.change_at_random(merged, random.Random(seed * 100 + turn), 30)
             expected = look(merged, options)
-        mounter = mounts.pyfuse3 if turn % 2 else mounts.kernel
+        mounter = mounts.ours if turn % 2 else mounts.kernel
         with mounter(turns, options) as merged:
             assert changes.change_at_random(merged, random.Random(seed * 100 + turn), 30) == told
             assert not diff(expected, look(merged, options), names=("kernel alone", "in turns"))
@@ -131,7 +131,7 @@ def test_whiteouts_in_the_form_of_xattrs(tmp_path: Path, options: Options) -> No
     )
     with mounts.kernel(layers, options) as merged:
         expected = look(merged, options)
-    with mounts.pyfuse3(layers, options) as merged:
+    with mounts.ours(layers, options) as merged:
         assert not diff(expected, look(merged, options), names=("kernel", "ours"))
         assert sorted(os.listdir(merged / "marked")) == ["below", "kept"]
 
@@ -172,7 +172,7 @@ def test_what_options_wrote_is_shown_or_refused_without_them_as_by_the_kernel(
         options = OPTIONS["all"]
     with mounts.kernel(layers, options) as merged:
         expected = answers(merged, names)
-    with mounts.pyfuse3(layers, options) as merged:
+    with mounts.ours(layers, options) as merged:
         ours = answers(merged, names)
     assert ours == expected
 

@@ -66,7 +66,7 @@ def test_ids_are_shown_as_by_fuse_overlayfs(layers: Layers, options: Mapping[str
     if shutil.which("fuse-overlayfs") is None:
         pytest.skip("fuse-overlayfs is not installed")
     told = {}
-    for name, mounter in {"theirs": fuse_overlayfs, "ours": mounts.pyfuse3}.items():
+    for name, mounter in {"theirs": fuse_overlayfs, "ours": mounts.ours}.items():
         mine = layers.with_upper(layers.upper.parent / name)
         with mounter(mine, options) as merged:
             before = owners(merged)
@@ -79,7 +79,7 @@ def test_ids_are_shown_as_by_fuse_overlayfs(layers: Layers, options: Mapping[str
 
 def test_mapped_ids_are_mapped_back(layers: Layers) -> None:
     options = {"uidmapping": MAPPING, "gidmapping": MAPPING}
-    with mounts.pyfuse3(layers, options) as merged:
+    with mounts.ours(layers, options) as merged:
         assert owners(merged)["many/in"] == (65534, 65534, "-rw-------")
         assert owners(merged)["one"] == (110_000, 110_000, "-rwsr-xr-x")
         os.chown(merged / "root", 110_004, 1000)
@@ -102,7 +102,7 @@ def test_podmans_empty_first_mapping_is_understood(layers: Layers) -> None:
 def test_owner_and_mode_are_kept_in_an_xattr(layers: Layers, value: str, name: str) -> None:
     name += ".override_stat"
     options = {"xattr_permissions": value}
-    with mounts.pyfuse3(layers, options) as merged:
+    with mounts.ours(layers, options) as merged:
         (merged / "new").write_bytes(b"x")
         (merged / "dir").mkdir()
         os.chmod(merged / "new", 0o4711)
@@ -123,7 +123,7 @@ def test_owner_and_mode_are_kept_in_an_xattr(layers: Layers, value: str, name: s
     below = Layers((layers.upper, *layers.lower), *[layers.upper.parent / name for name in ("u2", "w2", "merged")])
     below.upper.mkdir()
     below.work.mkdir()
-    with mounts.pyfuse3(below, options) as merged:
+    with mounts.ours(below, options) as merged:
         assert owners(merged) == seen
         os.chmod(merged / "new", 0o600)
         assert owners(merged)["new"] == (0, 0, "-rw-------")

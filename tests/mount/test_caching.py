@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import mounts
 import pytest
 from mounts import Layers, Mounter
 
@@ -19,7 +20,8 @@ def test_a_copy_up_by_opening_shows_in_the_attributes(layers: Layers, union: Mou
     (directory / "one").write_text("x")
     os.link(directory / "one", directory / "two")
     (directory / "alone").touch()
-    with union(layers) as merged:
+    options = {**mounts.PLAIN, "noopen": "off"} if union is mounts.devfuse else mounts.PLAIN
+    with union(layers, options) as merged:
         before = {name: seen(merged / "dir" / name) for name in ("one", "alone", "")}
         with open(merged / "dir/one", "a"), open(merged / "dir/alone", "a"):
             after = {name: seen(merged / "dir" / name) for name in ("one", "alone", "")}
@@ -35,7 +37,7 @@ def test_one_object_that_cannot_be_shown_does_not_hide_the_others(layers: Layers
         (layers.lower[0] / name).mkdir()
     os.setxattr(layers.upper / "odd", "trusted.overlay.redirect", b"mal/formed")
     with our_mount(layers) as merged:
-        assert os.listdir(merged) == ["good"]
+        assert sorted(os.listdir(merged)) == ["good", "odd"]
         with pytest.raises(OSError) as caught:
             (merged / "odd").stat()
         assert caught.value.errno == errno.EINVAL

@@ -31,6 +31,15 @@ def wait_for_end(pid: int) -> None:
     raise AssertionError(f"process {pid} lives on")
 
 
+def kill(merged: Path) -> None:
+    """A mount that nobody serves any more, and nobody will."""
+    pids = mounts.processes_of(merged)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        wait_for_end(pid)
+
+
 def run(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CLI, *map(os.fspath, arguments)], capture_output=True, text=True, timeout=60, check=False
@@ -80,11 +89,9 @@ def test_a_signal_unmounts_cleanly(filled: Layers, our_mount: Mounter, number: s
 
 def test_after_a_sudden_death_umount_heals(filled: Layers, our_mount: Mounter) -> None:
     with our_mount(filled) as merged:
-        pid = mounts.daemon_of(merged)
         with open(merged / "file", "ab") as file:
             file.write(b"+")
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
+        kill(merged)
         with pytest.raises(OSError) as caught:
             os.listdir(merged)
         assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
@@ -105,9 +112,7 @@ def test_mounting_over_a_dead_mount_takes_its_place(filled: Layers, our_mount: M
             file.write(b"+")
         held = os.open(merged, os.O_RDONLY) if in_use else -1
         try:
-            pid = mounts.daemon_of(merged)
-            os.kill(pid, signal.SIGKILL)
-            wait_for_end(pid)
+            kill(merged)
             done = mount_by_cli(filled)
             assert done.returncode == 0, done.stderr
             assert mounts.mount_points().count(merged) == 1, "they must not stack"
@@ -130,9 +135,7 @@ def test_mounting_over_a_live_mount_leaves_it(filled: Layers, our_mount: Mounter
 def test_what_a_death_leaves_in_the_workdir_is_cleaned(filled: Layers, our_mount: Mounter) -> None:
     with our_mount(filled) as merged:
         os.unlink(merged / "file")
-        pid = mounts.daemon_of(merged)
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
+        kill(merged)
     (filled.work / "work" / "#left").mkdir()
     (filled.work / "work" / "#left" / "below").write_bytes(b"")
     with our_mount(filled) as merged:

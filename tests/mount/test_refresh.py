@@ -25,7 +25,7 @@ def layers(tmp_path: Path, requires: Callable[..., None]) -> Iterator[Layers]:
     requires("pyunionfs")
     layers = Layers.create(tmp_path)
     build(layers.lower[0], TREE)
-    with mounts.pyfuse3(layers):
+    with mounts.ours(layers):
         yield layers
 
 
@@ -60,9 +60,10 @@ def test_a_refresh_shows_what_was_changed(layers: Layers) -> None:
 def test_what_was_written_stays(layers: Layers) -> None:
     (layers.merged / "dir/file").write_bytes(b"mine")
     (layers.merged / "mine").write_bytes(b"mine")
-    with open(layers.merged / "dir/sub/deep", "r+b") as opened:
+    with open(layers.merged / "dir/sub/deep", "r+b", buffering=0) as opened:
+        opened.write(b"still")
         change_behind_our_back(layers.lower[0])
-        opened.write(b"still written")
+        opened.write(b" written")
         refresh(layers)
     assert (layers.merged / "dir/file").read_bytes() == b"mine"
     assert (layers.merged / "mine").read_bytes() == b"mine"
@@ -96,10 +97,10 @@ def test_a_lower_layer_that_changes_all_the_time_is_never_fatal(layers: Layers) 
             refresh(layers)
     refresh(layers)
     told = snapshot(merged)
-    with mounts.pyfuse3(layers.with_upper(merged.parent / "other")):
+    with mounts.ours(layers.with_upper(merged.parent / "other")):
         pass
     mounts.unmount(merged)
-    with mounts.pyfuse3(layers) as again:
+    with mounts.ours(layers) as again:
         assert not diff(told, snapshot(again), names=("before", "after a remount"))
 
 

@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyunionfs.verify.mounting import PLAIN, USERXATTR, Layers, Mounter, Options, kernel, unmount
-from pyunionfs.verify.mounting import pyunionfs as pyfuse3
+from pyunionfs.verify.mounting import pyunionfs as ours
 
 REDIRECT: Options = {**PLAIN, "redirect_dir": "on"}
 METACOPY: Options = {**REDIRECT, "metacopy": "on"}
@@ -26,7 +27,17 @@ OPTION_SETS: Mapping[str, Options] = {
     "all": ALL,
 }
 
-__all__ = ["PLAIN", "USERXATTR", "Layers", "Mounter", "Options", "kernel", "pyfuse3", "unmount"]
+__all__ = ["PLAIN", "USERXATTR", "Layers", "Mounter", "Options", "devfuse", "kernel", "ours", "pyfuse3", "unmount"]
+
+
+def devfuse(layers: Layers, options: Options = PLAIN, **more: Any) -> AbstractContextManager[Path]:
+    """Ours, by the direct transport."""
+    return ours(layers, {**options, "transport": "devfuse"}, **more)
+
+
+def pyfuse3(layers: Layers, options: Options = PLAIN, **more: Any) -> AbstractContextManager[Path]:
+    """Ours, by libfuse."""
+    return ours(layers, {**options, "transport": "pyfuse3"}, **more)
 
 
 @contextmanager
@@ -36,12 +47,18 @@ def native(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
     yield layers.upper
 
 
-MOUNTERS: Mapping[str, Mounter] = {"native": native, "kernel": kernel, "pyfuse3": pyfuse3}
+MOUNTERS: Mapping[str, Mounter] = {"native": native, "kernel": kernel, "devfuse": devfuse, "pyfuse3": pyfuse3}
 
 
 def daemon_of(path: Path) -> int:
     """The process that serves a mount of ours."""
     return int(json.loads(os.getxattr(path, "user.pyunionfs"))["pid"])
+
+
+def processes_of(path: Path) -> list[int]:
+    """The daemon of a mount of ours, after the process that would start another one if it died."""
+    told = json.loads(os.getxattr(path, "user.pyunionfs"))
+    return list(dict.fromkeys([told["started_by"], told["pid"]]))
 
 
 def mount_points() -> list[Path]:

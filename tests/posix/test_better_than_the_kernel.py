@@ -37,7 +37,7 @@ def on_both(tmp_path: Path, requires: Callable[..., None]) -> Callable[..., tupl
 
     def ask(question: Callable[[Path], Any], options: Options = mounts.PLAIN) -> tuple[Any, Any]:
         answers = []
-        for name, mounter, chosen in (("kernel", mounts.kernel, mounts.PLAIN), ("ours", mounts.pyfuse3, options)):
+        for name, mounter, chosen in (("kernel", mounts.kernel, mounts.PLAIN), ("ours", mounts.ours, options)):
             layers = Layers.create(tmp_path / name)
             build(layers.lower[0], TREE)
             os.link(layers.lower[0] / "file", layers.lower[0] / "twin")

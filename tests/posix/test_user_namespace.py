@@ -9,13 +9,13 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["kernel", "pyfuse3"])
+@pytest.mark.parametrize("implementation", ["kernel", "devfuse", "pyfuse3"])
 def test_the_suite_in_a_user_namespace(
     implementation: str, request: pytest.FixtureRequest, requires, tmp_path: Path
 ) -> None:
     if request.config.getoption("--filesystem"):
         pytest.skip("runs all tests once for itself")
-    requires("user_namespaces", {"kernel": "kernel_overlay", "pyfuse3": "pyunionfs"}[implementation])
+    requires("user_namespaces", "kernel_overlay" if implementation == "kernel" else "pyunionfs")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-rfE"]
     command += [f"--basetemp={tmp_path / 'inner'}", f"--rootdir={request.config.rootpath}"]
     for variant in (f"{implementation}-user", f"{implementation}-user-lower"):

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import snapshot
@@ -459,7 +460,7 @@ def test_setuid_is_cleared_for_those_who_may_not_keep_it(stack: Stack) -> None:
     stack.overlay.write(ino, 0, b"x", kill_suid=True)
     assert stat.S_IMODE(stack.overlay.getattr(ino).mode) == 0o755
     stack.files.chmod("only", 0o4755)
-    stack.overlay.setattr(ino, SetAttr(size=1), Caller(12345, 12345))
+    stack.overlay.setattr(ino, SetAttr(size=1, kill_suid=True), Caller(12345, 12345))
     assert stat.S_IMODE(stack.overlay.getattr(ino).mode) == 0o755
 
 
@@ -478,11 +479,11 @@ def test_a_change_while_a_metacopy_is_completed_stays(
 ) -> None:
     changing: list[threading.Thread] = []
 
-    def copy_slowly(source: int, target: int, size: int) -> None:
+    def copy_slowly(source: int, target: int, size: int, **how: Any) -> None:
         changing.append(threading.Thread(target=change))
         changing[0].start()
         changing[0].join(0.2)  # it waits for the copy, or has been done
-        copy_data(source, target, size)
+        copy_data(source, target, size, **how)
 
     def change() -> None:
         overlay.setattr(ino, SetAttr(mode=0o640, mtime_ns=12345), ME)

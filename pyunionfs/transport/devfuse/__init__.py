@@ -1,0 +1,53 @@
+"""The direct transport: the kernel's FUSE protocol, spoken without libfuse.
+
+    kernel ── /dev/fuse ──> channel ──> session ──> requests ──> vfs.Operations
+           <─────────────── channel <── session <── replies <──
+
+``abi`` are the structures and numbers of the protocol, ``requests`` has a method for each of its opcodes and
+``replies`` what they answer with; ``channel`` and ``uring`` carry both, ``session`` is the life of a mount.
+Neither pyfuse3 nor trio is loaded.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Set
+
+from ... import vfs
+from ..attach import attach
+from ..mount import Info
+from ..options import TransportOptions
+from . import uring
+from .session import Session
+from .supervisor import supervise
+
+
+def serve(
+    operations: vfs.Operations,
+    mountpoint: str,
+    flags: Set[str],
+    options: TransportOptions,
+    *,
+    info: Info,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
+
+    ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. Raises OSError with a sentence
+    when mounting fails.
+    """
+    os.umask(0)  # the caller's is applied where an object is created
+    if options.enable_uring:
+        uring.enable()
+    attached = attach(mountpoint, flags | {"default_permissions"})
+    try:
+        session = Session(attached.fd, operations, options, info=info)
+        session.handshake()
+        attached.read_far_ahead()
+        on_ready()
+        if session.can_be_taken_over and threading.active_count() == 1:
+            session.keep_ledger()
+            supervise(session.run, session.take_over)
+        else:
+            session.run()
+    finally:
+        attached.detach()

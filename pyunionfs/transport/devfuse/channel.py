@@ -1,0 +1,154 @@
+"""/dev/fuse: one request by each read, one reply by each write.
+
+Waking a sleeping daemon costs more than most requests, so before it sleeps it asks a few times more
+(:class:`Spinner`), where another processor is there to make the next request meanwhile.
+"""
+
+import errno
+import os
+import select
+import time
+from typing import Protocol
+
+from .abi import ARGUMENTS, IN_HEADER, OUT_HEADER
+from .requests import Call
+
+MAX_WRITE = 1 << 20  # bytes; more gave nothing
+MAX_PAGES = MAX_WRITE // 4096
+_ROOM = 8192  # for headers, arguments and names beside the data
+
+_SPIN_NS = 60_000  # most of what can be gained is gained by then
+_CREDIT_MAX = 16
+_ENOUGH = 4  # credit with which it is worth spinning
+_FAILURE = 4  # what a spin in vain costs
+_SOON_NS = 150_000  # a request that came this soon after going to sleep would have been met by spinning
+
+
+class Spinner:
+    """Whether to poll before sleeping: as long as it pays.
+
+    A request that is met by polling earns credit, one that is not costs some; without credit, requests that come
+    soon after falling asleep earn it again, ever more slowly. So an idle daemon sleeps, and a machine that is busy,
+    where polling only keeps others from making requests, is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._credit = 0
+        self._price = 1  # requests to be seen for one point of credit
+        self._seen = 0
+        self.able = len(os.sched_getaffinity(0)) > 1
+
+    def worth_it(self) -> bool:
+        return self._credit >= _ENOUGH
+
+    def met(self) -> None:
+        self._credit = min(self._credit + 1, _CREDIT_MAX)
+        if self._credit == _CREDIT_MAX:
+            self._price = 1
+
+    def missed(self) -> None:
+        self._credit -= _FAILURE
+        if self._credit < _ENOUGH:
+            self._price = min(self._price * 2, 64)
+
+    def slept(self, ns: int) -> None:
+        if ns > _SOON_NS or not self.able:
+            self._credit = 0
+            return
+        self._seen += 1
+        if self._seen >= self._price:
+            self._seen = 0
+            self._credit += 1
+
+
+class Channel(Protocol):
+    """Where a request came from, and its answer goes to."""
+
+    def reply(self, call: Call, data: bytes | int) -> None:
+        """Send bytes, or so many of ``call.out``."""
+
+    def fail(self, call: Call, number: int) -> None:
+        """Send an errno."""
+
+
+class DevFuse:
+    """The device with the buffers of one thread; at any time one thread reads."""
+
+    def __init__(self, fd: int, spinner: Spinner) -> None:
+        self._fd = fd
+        self._spinner = spinner
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._in = bytearray(MAX_WRITE + _ROOM)
+        self._view = memoryview(self._in)
+        self._buffers = [self._in]
+        self._out = memoryview(bytearray(OUT_HEADER.size + MAX_WRITE))
+        self.call = Call(self._in, IN_HEADER.size, self._out[OUT_HEADER.size :])
+
+    def receive(self) -> Call | None:
+        """The next request, None once the mount is gone."""
+        size = self._read()
+        if not size:
+            return None
+        call = self.call
+        _, call.opcode, call.unique, call.nodeid, call.uid, call.gid, call.pid, _, _ = IN_HEADER.unpack_from(
+            self._in
+        )
+        call.payload = self._view[IN_HEADER.size + ARGUMENTS.get(call.opcode, 0) : size]
+        return call
+
+    def _read(self) -> int:
+        deadline = 0
+        while True:
+            try:
+                size = os.readv(self._fd, self._buffers)
+            except BlockingIOError:
+                now = time.perf_counter_ns()
+                if not deadline:
+                    deadline = now + _SPIN_NS if self._spinner.worth_it() else 1
+                if now < deadline:
+                    continue
+                if deadline > 1:
+                    self._spinner.missed()
+                deadline = 1
+                self._poll.poll()
+                self._spinner.slept(time.perf_counter_ns() - now)
+            except OSError as error:
+                # ENOENT: the request was interrupted before it was read (fuse_dev_do_read).
+                if error.errno not in (errno.EINTR, errno.ENOENT):
+                    if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                        return 0
+                    raise
+            else:
+                if deadline > 1:
+                    self._spinner.met()
+                return size
+
+    def reply(self, call: Call, data: bytes | int) -> None:
+        if isinstance(data, int):
+            OUT_HEADER.pack_into(self._out, 0, OUT_HEADER.size + data, 0, call.unique)
+            self._write(self._out[: OUT_HEADER.size + data])
+        else:
+            self._write(OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, call.unique) + data)
+
+    def fail(self, call: Call, number: int) -> None:
+        self._write(OUT_HEADER.pack(OUT_HEADER.size, -number, call.unique))
+
+    def _write(self, data: bytes | memoryview) -> None:
+        try:
+            os.write(self._fd, data)
+        except OSError as error:
+            # ENOENT: nobody waits for this reply any more; ENODEV: nobody waits for any.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+
+def notify(fd: int, code: int, data: bytes) -> bool:
+    """Send what nobody asked for; False if the kernel does not hold what it is about."""
+    try:
+        os.write(fd, OUT_HEADER.pack(OUT_HEADER.size + len(data), code, 0) + data)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
+            return False
+        raise
+    return True

@@ -1,0 +1,352 @@
+"""The life of a direct mount: the handshake, the threads that answer, and what is sent to the kernel unasked.
+
+One thread leads: it reads a request, answers it, and reads the next, so that requests that take microseconds
+never wait for another thread to wake. What would take long (a copy-up of a large file, a read from a disk, fsync)
+it keeps for itself, and leaves the lead to another.
+"""
+
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ... import vfs
+from ...vfs import Ino
+from ..mount import Info
+from ..options import TransportOptions
+from . import abi, uring
+from .abi import Init, Notify, Opcode
+from .channel import MAX_PAGES, MAX_WRITE, Channel, DevFuse, Spinner, notify
+from .files import ByRequest, Passthrough
+from .ledger import Ledger
+from .requests import Call, Requests
+from .resend import Resent
+from .supervisor import open_descriptors
+
+log = logging.getLogger(__name__)
+
+_MAX_THREADS = 12
+_MAX_BACKGROUND = 64
+_CONGESTION = 48
+_TIME_GRAN = 1  # ns
+_WHERE = {"passthrough": " (Linux 6.9)", "channel=uring": f" (Linux 6.14, and Y in {uring.PARAMETER})"}
+_ALWAYS = (
+    Init.ASYNC_READ
+    | Init.BIG_WRITES
+    | Init.DONT_MASK
+    | Init.DO_READDIRPLUS
+    | Init.ASYNC_DIO
+    | Init.PARALLEL_DIROPS
+    | Init.POSIX_ACL
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    | Init.NO_OPENDIR_SUPPORT
+    | Init.EXPLICIT_INVAL_DATA
+    | Init.HANDLE_KILLPRIV_V2
+    | Init.SETXATTR_EXT
+    | Init.INIT_EXT
+    | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.HAS_RESEND
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What the handshake came to."""
+
+    minor: int
+    flags: int  # Init
+
+    def has(self, flag: int) -> bool:
+        return bool(self.flags & flag)
+
+
+class Session:
+    """A mount, from INIT to its end."""
+
+    def __init__(self, fd: int, operations: vfs.Operations, options: TransportOptions, *, info: Info) -> None:
+        self._fd = fd
+        self._ops = operations
+        self._options = options
+        # Only root can open again what lost its permissions while it was open, so only root needs no OPEN.
+        self._no_open = os.geteuid() == 0 and options.noopen
+        files = None if self._no_open else Passthrough(fd, operations) if options.passthrough else ByRequest()
+        self._info = info
+        self._requests = Requests(operations, info=self._tell, refresh=self._refresh, files=files)
+        self._agreed = Agreed(0, 0)
+        self._ledger_fd = -1
+        self._resent: Resent | None = None
+        self._lead = threading.Lock()
+        self._spinner = Spinner()
+        self._threads = 0
+        self._idle = 0  # threads that wait for the lead
+        self._ended = threading.Event()
+        self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
+        self._mine = threading.local()  # the unique of the slow request of this thread
+        operations.stale = self._stale
+        operations.interrupted = self._is_interrupted
+
+    # -- handshake -------------------------------------------------------------------------------------
+
+    def handshake(self) -> None:
+        """Answer INIT. Raises OSError(EPROTO) for a kernel that speaks too old a version."""
+        channel = DevFuse(self._fd, self._spinner)
+        call = channel.receive()
+        if call is None or call.opcode != Opcode.INIT:
+            raise OSError(errno.EPROTO, "the kernel did not begin with INIT")
+        major, minor, readahead, flags, flags2 = abi.INIT_IN.unpack_from(call.head, call.at)
+        if major != abi.MAJOR or minor < abi.OLDEST_MINOR:
+            channel.fail(call, errno.EPROTO)
+            raise OSError(errno.EPROTO, f"FUSE {major}.{minor} is too old (7.{abi.OLDEST_MINOR}: Linux 5.4)")
+        offered = flags | (flags2 << 32 if flags & Init.INIT_EXT else 0)
+        self._agreed = agreed = Agreed(min(minor, abi.MINOR), offered & self._wanted())
+        for name, wished, flag in (
+            ("passthrough", self._options.passthrough, Init.PASSTHROUGH),
+            ("channel=uring", self._options.channel == "uring", Init.OVER_IO_URING),
+        ):
+            if wished and not agreed.has(flag):
+                channel.fail(call, errno.EPROTO)
+                raise OSError(errno.EOPNOTSUPP, f"{name}: this kernel does not offer it{_WHERE[name]}")
+        channel.reply(
+            call,
+            abi.INIT_OUT.pack(
+                *(abi.MAJOR, agreed.minor, max(readahead, MAX_WRITE), agreed.flags & 0xFFFF_FFFF),
+                *(_MAX_BACKGROUND, _CONGESTION, MAX_WRITE, _TIME_GRAN, MAX_PAGES, 0, agreed.flags >> 32),
+                *(1 if agreed.has(Init.PASSTHROUGH) else 0, 0),
+            ),
+        )
+
+    def _wanted(self) -> int:
+        wanted = _ALWAYS
+        if self._no_open:
+            wanted |= Init.NO_OPEN_SUPPORT
+        if self._options.writeback:
+            wanted |= Init.WRITEBACK_CACHE
+        if self._options.passthrough:
+            wanted |= Init.PASSTHROUGH
+        if self._uses_uring():
+            wanted |= Init.OVER_IO_URING
+        return wanted
+
+    def _uses_uring(self) -> bool:
+        return self._options.channel == "uring" or (self._options.channel == "auto" and uring.is_enabled())
+
+    @property
+    def channel(self) -> str:
+        """How requests arrive: uring, poll or block."""
+        if self._agreed.has(Init.OVER_IO_URING):
+            return "uring"
+        return "block" if self._options.channel == "block" or not self._spinner.able else "poll"
+
+    def _tell(self) -> bytes:
+        return self._info({"channel": self.channel, "takeover": self._ledger_fd >= 0})
+
+    # -- taking over -----------------------------------------------------------------------------------
+
+    @property
+    def can_be_taken_over(self) -> bool:
+        """Whether it is wished, and this kernel sends again what a dead daemon has not answered. It does not for
+        requests that came by io_uring (fuse_resend looks at those of /dev/fuse alone); and what was opened to
+        pass through is not noted.
+        """
+        return (
+            self._options.takeover
+            and self._agreed.has(Init.HAS_RESEND)
+            and not self._agreed.has(Init.OVER_IO_URING)
+            and not self._agreed.has(Init.PASSTHROUGH)
+        )
+
+    def keep_ledger(self) -> None:
+        """Have what the kernel holds noted where another daemon finds it."""
+        self._ledger_fd = Ledger.make()
+
+    def take_over(self, mine: Set[int]) -> None:
+        """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
+        descriptors, all others are of the dead one.
+        """
+        ledger = Ledger(self._ledger_fd)
+        held = ledger.read()
+        for fd in open_descriptors() - mine - {state.fd for state in held.values()}:
+            os.close(fd)
+        self._ops.journal = ledger
+        moves = self._ops.restore(held)
+        log.info("took over: %d inodes", len(held))
+        self._resent = Resent(self._requests, self._ops, moves)
+        notify(self._fd, Notify.RESEND, b"")
+        self.run()
+
+    # -- answering -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Answer requests until the mount is gone, or SIGTERM, SIGINT or SIGHUP arrives."""
+        if self._ledger_fd >= 0 and self._ops.journal is None:
+            self._ops.journal = Ledger(self._ledger_fd)
+        if self.channel == "poll":
+            os.set_blocking(self._fd, False)
+        with _signals() as arrived:
+            self._on_end = arrived.wake
+            if self.channel == "uring":
+                self._pool = ThreadPoolExecutor(_MAX_THREADS)
+                for queue in range(uring.queues()):
+                    threading.Thread(
+                        target=self._serve_ring, args=(queue,), daemon=True, name=f"ring-{queue}"
+                    ).start()
+            self._start_thread()
+            arrived.wait(self._ended)
+        self._ops.stale = None
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, daemon=True, name=f"fuse-{self._threads}").start()
+
+    def _work(self) -> None:
+        channel = DevFuse(self._fd, self._spinner)
+        try:
+            while True:
+                self._idle += 1
+                with self._lead:
+                    self._idle -= 1
+                    if self._ended.is_set():
+                        return
+                    call = self._serve(channel)
+                    if call is None:
+                        return
+                    if not self._idle:
+                        self._start_thread()
+                self._answer_slowly(channel, call)
+        except Exception:
+            log.exception("the session ends")
+        finally:
+            self._ended.set()
+            self._on_end()
+
+    def _serve_ring(self, queue: int) -> None:
+        uring.pin(queue)
+
+        def slowly(entry: uring.Entry, call: Call) -> None:
+            def work() -> None:
+                self._answer_slowly(entry, call)
+                ring.finished(entry)
+
+            self._pool.submit(work)
+
+        try:
+            ring = uring.Ring(self._fd, queue)
+            ring.serve(self._answer, slowly)
+        except Exception:
+            log.exception("the session ends")
+        finally:
+            self._ended.set()
+            self._on_end()
+
+    def _serve(self, channel: DevFuse) -> Call | None:
+        """Answer what is answered at once. Returns what is not; None at the end of the mount."""
+        while (call := channel.receive()) is not None:
+            call.may_wait = not self._idle and self._threads >= _MAX_THREADS
+            if not self._answer(channel, call):
+                return call
+        return None
+
+    def _answer_slowly(self, channel: Channel, call: Call) -> None:
+        self._mine.unique = call.unique
+        self._slow[call.unique] = False
+        call.may_wait = True
+        try:
+            self._answer(channel, call)
+        finally:
+            del self._slow[call.unique]
+
+    def _answer(self, channel: Channel, call: Call) -> bool:
+        """The one translator of errors. False if the call would have to wait and may not."""
+        handler = self._requests.by_opcode.get(call.opcode)
+        if call.unique & abi.RESENT and self._resent is not None and handler is not None:
+            handler = self._resent.answer
+        if handler is None:
+            self._without_handler(channel, call)
+            return True
+        try:
+            data = handler(call)
+        except OSError as error:
+            if error.errno == errno.EAGAIN and not call.may_wait:
+                return False
+            if error.errno == errno.EIO:
+                log.warning("%s of inode %d: %s", _name_of(call), call.nodeid, error)
+            channel.fail(call, error.errno or errno.EIO)
+        except Exception:
+            log.exception("bug in %s of inode %d", _name_of(call), call.nodeid)
+            channel.fail(call, errno.EIO)
+        else:
+            if data is not None:
+                channel.reply(call, data)
+        return True
+
+    def _without_handler(self, channel: Channel, call: Call) -> None:
+        if call.opcode == Opcode.INTERRUPT:
+            (unique,) = abi.INTERRUPT_IN.unpack_from(call.head, call.at)
+            if unique in self._slow:
+                self._slow[unique] = True
+        elif call.opcode != Opcode.NOTIFY_REPLY:
+            channel.fail(call, errno.ENOSYS)
+
+    def _is_interrupted(self) -> bool:
+        return self._slow.get(getattr(self._mine, "unique", 0), False)
+
+    # -- unasked ---------------------------------------------------------------------------------------
+
+    def _stale(self, ino: Ino) -> None:
+        """Have the kernel ask for attributes again.
+
+        During a request this is safe for attributes alone: the kernel takes no lock that the request holds
+        (fuse_reverse_inval_inode), as it would for names and pages.
+        """
+        notify(self._fd, Notify.INVAL_INODE, abi.INVAL_INODE_OUT.pack(ino, -1, 0))
+
+    def _refresh(self) -> None:
+        """Have the kernel forget what may no longer be so."""
+        for change in self._ops.refresh():
+            notify(self._fd, Notify.INVAL_INODE, abi.INVAL_INODE_OUT.pack(change.ino, 0, 0))
+            for name in change.names:
+                head = abi.INVAL_ENTRY_OUT.pack(change.directory, len(name), 0)
+                notify(self._fd, Notify.INVAL_ENTRY, head + name + b"\0")
+
+
+def _name_of(call: Call) -> str:
+    return Opcode(call.opcode).name
+
+
+class _Arrival:
+    """Wakes the main thread: by a signal, or by a thread that saw the end."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+
+    def wake(self) -> None:
+        os.write(self._writing, b"\0")
+
+    def wait(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            if any(os.read(self._reading, 64)):  # a signal's number
+                return
+
+
+@contextmanager
+def _signals() -> Iterator[_Arrival]:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
+    old = {
+        number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    old_fd = signal.set_wakeup_fd(writing)
+    try:
+        yield _Arrival(reading, writing)
+    finally:
+        signal.set_wakeup_fd(old_fd)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        # The pipe stays open: a thread may still want to wake us.

@@ -1,0 +1,98 @@
+"""A mount that outlives its daemon: the process that serves it has a parent which starts another one when it dies.
+
+Both share one table of descriptors (clone(2), CLONE_FILES). So when the child is killed, /dev/fuse stays open and
+the mount stays alive, and so do the layers, the locks, the ledger of what the kernel holds, and the files without
+a name. The parent opened all of it and has done nothing since: its memory is that of a daemon that has just
+begun. It makes a new child, which closes what the dead one had opened for itself, finds again what the kernel
+holds, and has the kernel send again what was not answered. Programs see a pause.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Set
+from functools import partial
+from struct import Struct
+
+log = logging.getLogger(__name__)
+
+_SYS_CLONE3 = 435  # on every architecture
+_CLONE_FILES = 0x400
+_CLONE_ARGS = Struct("=QQQQQQQQ")  # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
+_TOO_OFTEN = 5  # deaths one after the other, each
+_AT_ONCE = 0.1  # seconds after the start: what kills it comes again with the requests that are sent again
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) -> None:
+    """Run ``serve`` in a child, and ``take_over`` in another one each time that one is killed, until one ends.
+
+    ``take_over`` is given the descriptors that are not of the dead one. Must be called by the only thread of a
+    process. Raises OSError where there is no clone3(2), and ChildProcessError if a child failed or too many died.
+    """
+    mine = open_descriptors()
+    run = serve
+    deaths = 0
+    while True:
+        born = time.monotonic()
+        pid = fork_sharing_files()
+        if pid == 0:
+            os._exit(_run(run))
+        status = _wait(pid)
+        if not os.WIFSIGNALED(status):
+            if status:
+                raise ChildProcessError("the daemon failed")
+            return
+        if os.WTERMSIG(status) in _SIGNALS:  # before it could handle them
+            return
+        log.warning("the daemon %d was killed by signal %d; another takes over", pid, os.WTERMSIG(status))
+        deaths = deaths + 1 if time.monotonic() - born < _AT_ONCE else 0
+        if deaths >= _TOO_OFTEN:
+            raise ChildProcessError(f"the daemon died {deaths} times at once")
+        run = partial(take_over, mine)
+
+
+def _run(serve: Callable[[], None]) -> int:
+    """The child. Returns its exit status; what it opened is closed by whoever comes last."""
+    try:
+        serve()
+    except BaseException:
+        log.exception("the mount has ended")
+        return 1
+    return 0
+
+
+def open_descriptors() -> set[int]:
+    """Those of this process, without the one that lists them."""
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in found if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def fork_sharing_files() -> int:
+    """As ``os.fork``, but parent and child have one table of descriptors: what one opens or closes, both do."""
+    api = ctypes.pythonapi
+    arguments = _CLONE_ARGS.pack(_CLONE_FILES, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)
+    # The C library's fork() has no such flag. With the GIL held, as PyDLL does, this is what os.fork() does.
+    libc = ctypes.PyDLL(None, use_errno=True)
+    api.PyOS_BeforeFork()
+    pid = libc.syscall(ctypes.c_long(_SYS_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
+    number = ctypes.get_errno()
+    if pid == 0:
+        api.PyOS_AfterFork_Child()
+    else:
+        api.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, os.strerror(number))
+    return int(pid)
+
+
+def _wait(pid: int) -> int:
+    """Wait for the child; what is to end this process is to end the mount, so it is passed on."""
+    old = {number: signal.signal(number, lambda number, _: os.kill(pid, number)) for number in _SIGNALS}
+    try:
+        return os.waitpid(pid, 0)[1]
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
