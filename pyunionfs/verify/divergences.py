@@ -68,7 +68,7 @@ def _rewrite(step: Step) -> tuple[Step, ...]:
 
 
 def _directory_holes(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.verb == "seek" and kernel.outcome == "EINVAL" and isinstance(ours.outcome, int)
+    return step.verb == "seek" and kernel.outcome == "EINVAL" and (ours.outcome == "ENXIO" or not ours.failed)
 
 
 def _no_owner(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
