@@ -70,6 +70,38 @@ def owned_by_a_person(name: str, tree: Mapping[str, Any]) -> Iterator[Layers]:
         shutil.rmtree(root)
 
 
+@contextmanager
+def acting_as(user: int) -> Iterator[None]:
+    """Be somebody else for a moment, without any privilege; root's come back with the uid (capabilities(7)).
+
+    0 means that nothing changes.
+    """
+    if not user:
+        yield
+        return
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        os.setegid(os.getgid())
+
+
+@contextmanager
+def as_who_began() -> Iterator[None]:
+    """Within :func:`acting_as`, be oneself again."""
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    os.setegid(os.getgid())
+    try:
+        yield
+    finally:
+        if user != os.getuid():
+            os.setegid(user)
+            os.seteuid(user)
+
+
 def as_a_person(call: Callable[[], int]) -> int:
     """What a function returns (0 to 255) in a process of uid 1000, without any privilege."""
     pid = os.fork()

@@ -199,12 +199,23 @@ def _place(directory: str | None) -> Iterator[Path]:
         let_go_of_fuse()
     except OSError as error:
         _cannot(f"no mount namespace of its own: {error.strerror}")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
     from ..verify.mounting import memory
 
-    with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyunionfs-verify-", dir=directory)))
-        yield stack.enter_context(memory(root)) if directory is None else root
+    try:
+        with ExitStack() as stack:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyunionfs-verify-", dir=directory)))
+            yield stack.enter_context(memory(root)) if directory is None else root
+    except _Terminated:
+        sys.exit(128 + signal.SIGTERM)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. An interrupt is the one thing that hypothesis does not take for a failure of what it tests."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise _Terminated
 
 
 @contextmanager

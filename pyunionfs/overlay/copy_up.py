@@ -24,6 +24,7 @@ from .lookup import peek
 from .merge import Kind
 from .ownership import OVERRIDES, Owner
 from .super import Superblock
+from .workdir import Workdir
 
 _ACL = "system.posix_acl_"
 _MUST_COPY = ("security.", _ACL)  # ovl_must_copy_xattr
@@ -115,13 +116,14 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
     """
     upper = inode.upper
     assert upper is not None
+    _, workdir = sb.writable()
     with sb.lock:
         st = upper.stat()
         capability = upper.find_xattr("security.capability")
         source_fd = open_lower(sb, inode)
         layer = inode.lower[-1].layer.index
         try:
-            fd = _open_writable(upper, st)
+            fd = _open_writable(workdir, upper)
         except BaseException:
             os.close(source_fd)
             raise
@@ -138,7 +140,8 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
         if not sb.params.volatile:
             os.fsync(fd)
         with sb.lock:
-            os.removexattr(fd, sb.marks.metacopy)
+            with workdir.opened_up(upper):
+                os.removexattr(fd, sb.marks.metacopy)
             inode.metacopy, inode.lower = False, ()
             sb.files.put(inode, fd, writable=True)
     except BaseException:
@@ -151,18 +154,13 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
     sb.emit(events.CopyUp(inode.path(), copied, layer))
 
 
-def _open_writable(upper: Backing, st: os.stat_result) -> int:
+def _open_writable(workdir: Workdir, upper: Backing) -> int:
     """Open a file of ours, also one whose mode forbids it to its owner."""
     try:
         return upper.open(os.O_RDWR)
     except PermissionError:
-        if st.st_uid != os.geteuid():
-            raise
-    upper.chmod(stat.S_IMODE(st.st_mode) | 0o600)
-    try:
-        return upper.open(os.O_RDWR)
-    finally:
-        upper.chmod(stat.S_IMODE(st.st_mode))
+        with workdir.opened_up(upper):
+            return upper.open(os.O_RDWR)
 
 
 def _copy_up_other(sb: Superblock, inode: Inode) -> None:
@@ -186,6 +184,7 @@ def _copy_up_other(sb: Superblock, inode: Inode) -> None:
 
 def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metacopy: bool = False) -> None:
     """Move the finished copy to its place, or pin it, if the name is gone."""
+    _, workdir = sb.writable()
     layer = inode.lower[0].layer
     if inode.unlinked:
         temp.pin()  # the temporary name is removed like any other
@@ -196,7 +195,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
         assert inode.parent is not None and inode.parent.upper is not None
         mark_impure(sb, inode.parent)
         with _keeping_times(inode.parent.upper):
-            _install(sb, temp, inode.parent.upper, inode.name)
+            workdir.install(temp, inode.parent.upper, inode.name)
         inode.upper = temp
     inode.metacopy = metacopy
     if not inode.is_dir and not metacopy:
@@ -256,31 +255,6 @@ def _keeping_times(directory: Backing) -> Iterator[None]:
     yield
     with suppress(OSError):  # best effort, as in the kernel: the copy is there
         directory.utime(times.st_atime_ns, times.st_mtime_ns)
-
-
-def _install(sb: Superblock, temp: Backing, parent: Backing, name: bytes) -> None:
-    """Rename a copy into place, also where directories of our own have no write permission: the caller writes to
-    an object, not to the directories above it. Root needs none of this."""
-    _, workdir = sb.writable()
-    try:
-        workdir.install(temp, parent, name)
-    except PermissionError:
-        with _made_writable(parent), _made_writable(temp):
-            workdir.install(temp, parent, name)
-
-
-@contextmanager
-def _made_writable(directory: Backing) -> Iterator[None]:
-    st = directory.stat()
-    mode = stat.S_IMODE(st.st_mode)
-    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or mode & 0o300 == 0o300:
-        yield
-        return
-    directory.chmod(mode | 0o300)
-    try:
-        yield
-    finally:
-        directory.chmod(mode)
 
 
 def mark_impure(sb: Superblock, directory: Inode) -> None:

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .. import events, linux
 from ..vfs import Caller
@@ -65,13 +65,19 @@ def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller
         make(upper.dir_fd(), name, stat.S_IMODE(mode))
         new = upper.child(name)
         if _may_be_opaque(sb, parent, mode):
-            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            _mark_needlessly(sb, new)
     return _new_inode(sb, parent, name, new, mode)
 
 
 def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
     """Whether to mark a new directory with nothing below opaque, which spares looking there (ovl_create_upper)."""
     return stat.S_ISDIR(mode) and bool(parent.lower) and not sb.params.allows_offline_changes
+
+
+def _mark_needlessly(sb: Superblock, new: Backing) -> None:
+    """An optimization only, which may fail, as in the kernel."""
+    with suppress(OSError):
+        new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
 
 
 def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
@@ -95,13 +101,13 @@ def _make_aside(
         _own(sb, new, upper, mode, caller)
         flags = linux.RENAME_NOREPLACE
         if over_whiteout and stat.S_ISDIR(mode):
-            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            workdir.mark(new, sb.marks.opaque, marks.OPAQUE_YES)
             sb.emit(events.Opaque(_join(parent, name)))
             flags = linux.RENAME_EXCHANGE
         elif over_whiteout:
             flags = 0
         elif _may_be_opaque(sb, parent, mode):
-            new.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+            _mark_needlessly(sb, new)
         workdir.install(new, upper, name, flags)
     return new
 
@@ -371,7 +377,7 @@ def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
         for xattr in old.listxattr():
             if not sb.marks.is_private(xattr):
                 temp.setxattr(xattr, old.getxattr(xattr))
-        temp.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+        workdir.mark(temp, sb.marks.opaque, marks.OPAQUE_YES)
         temp.utime(st.st_atime_ns, st.st_mtime_ns)
         workdir.install(temp, parent, name, linux.RENAME_EXCHANGE)
         for backing in (old, *inode.lower):

@@ -289,13 +289,19 @@ class Backing:
             raise _stale(name)
         return opened
 
+    def hold(self) -> int:
+        """An O_PATH descriptor, which stays with the object wherever it goes. The caller closes it."""
+        if self._is_pinned():
+            return os.dup(self.fd)
+        fd, name = self.at()
+        return os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
+
     def pin(self) -> None:
         """Hold the object by a descriptor, because its name is about to go away."""
         if self._is_pinned():
             return
         if self.fd < 0:
-            fd, name = self.at()
-            self.fd = os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
+            self.fd = self.hold()
         self.layer.fds.discard(self)
         self.parent = None
 
@@ -353,8 +359,7 @@ class Backing:
         if self._is_pinned():
             os.chmod(self._pinned_path(), mode)
         else:
-            fd, name = self.at()  # no fchmodat(2) of Python's refuses to follow a symlink
-            opened = os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
+            opened = self.hold()  # no fchmodat(2) of Python's refuses to follow a symlink
             try:
                 os.chmod(b"/proc/self/fd/%d" % opened, mode)
             finally:

@@ -94,7 +94,7 @@ def parse(options: abc.Mapping[str, str | bool | None], *, upper: bool, privileg
         chosen |= {"redirect_dir": "on", "index": "on"}
     chosen |= given
     if chosen["redirect_dir"] == "off":  # as where the module parameter redirect_always_follow is set
-        chosen["redirect_dir"] = "follow" if privileged and chosen["userxattr"] == "off" else "nofollow"
+        chosen["redirect_dir"] = "follow" if privileged else "nofollow"
     _settle(chosen, given, upper=upper, privileged=privileged)
     return Params(
         userxattr=chosen["userxattr"] == "on",

@@ -21,12 +21,13 @@ def set_redirect(sb: Superblock, inode: Inode, *, same_directory: bool) -> None:
     """
     upper = inode.upper
     assert upper is not None
+    _, workdir = sb.writable()
     absolute = not same_directory or (not inode.is_dir and inode.lower[0].stat().st_nlink > 1)
     if inode.redirect and (not absolute or inode.redirect.startswith(b"/")):
         return
     target = _path_below(inode) if absolute else inode.name
     try:
-        upper.setxattr(sb.marks.redirect, target)
+        workdir.mark(upper, sb.marks.redirect, target)
     except OSError as error:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV)) from error
     inode.redirect = target

@@ -132,7 +132,7 @@ def _prepare_move(sb: Superblock, moved: Inode, parent: Inode, new_parent: Inode
     if moved.upper.find_xattr(sb.marks.opaque) == marks.OPAQUE_YES:
         return
     try:
-        moved.upper.setxattr(sb.marks.opaque, marks.OPAQUE_YES)
+        sb.writable()[1].mark(moved.upper, sb.marks.opaque, marks.OPAQUE_YES)
     except OSError as error:
         raise _error(errno.EXDEV if error.errno == errno.EOPNOTSUPP else error.errno or errno.EIO) from None
 

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 LOCK_WAIT = 3.0  # seconds: a predecessor that is being unmounted needs a moment to end
 _WORK = b"work"
 _WHITEOUT = b"#wh"
+_NOTE = b"#mode"
+_NOTE_MAX = 4096  # bytes of a symlink (PATH_MAX)
+_NEEDED = {stat.S_IFDIR: 0o300, stat.S_IFREG: 0o600}
 _OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,6 +68,7 @@ class Workdir:
         Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
         """
         _refuse_volatile(work.fd)
+        _take_back(work)
         remove_tree(work, _WORK)  # whoever made it: what we build in must be ours alone
         os.mkdir(_WORK, 0o700, dir_fd=work.fd)
         directory = work.child(_WORK)
@@ -116,18 +120,19 @@ class Workdir:
         """
         aside, aside_name = temp.parent, temp.name
         assert aside is not None
-        source, target = temp.at(), (parent.dir_fd(), name)
-        if flags:
-            linux.renameat2(*source, *target, flags)
-        else:
-            os.rename(source[1], name, src_dir_fd=source[0], dst_dir_fd=target[0])
-        temp.parent, temp.name = parent, name
+        try:
+            _rename(temp, parent, name, flags)
+        except PermissionError:
+            # The caller writes to an object: not to the directories above it, nor to one that is moved.
+            place = parent.child(name)
+            with self.opened_up(parent), self.opened_up(temp, place.path()), self.opened_up(place):
+                _rename(temp, parent, name, flags)
         if flags & linux.RENAME_EXCHANGE:
             clear_away(aside, aside_name)
 
     def discard(self, parent: Backing, name: bytes) -> None:
         """Take an upper object away in one step, then remove what it holds."""
-        with self.temp() as temp:
+        with self.temp() as temp, self.opened_up(parent.child(name)):
             dir_fd, temp_name = temp.at()
             os.rename(name, temp_name, src_dir_fd=parent.dir_fd(), dst_dir_fd=dir_fd)
 
@@ -142,6 +147,59 @@ class Workdir:
         with self.temp() as temp:
             self._link_whiteout(*temp.at())
             self.install(temp, parent, name, linux.RENAME_EXCHANGE if directory else 0)
+
+    def mark(self, backing: Backing, xattr: str, value: bytes) -> None:
+        """Set an xattr of an object of ours, also where its mode forbids that."""
+        try:
+            backing.setxattr(xattr, value)
+        except PermissionError:
+            with self.opened_up(backing):
+                backing.setxattr(xattr, value)
+
+    @contextmanager
+    def opened_up(self, backing: Backing, path: bytes | None = None) -> Iterator[None]:
+        """For the length of a ``with``, give an object of ours the permissions that its mode keeps from us.
+
+        Root needs none of this. ``path`` is where the object will be then, below the upper directory. It is noted
+        first, with the mode: if we die meanwhile, the next mount takes them back (:func:`_take_back`). A symlink is
+        the note, for it comes about whole.
+        """
+        if os.geteuid() == 0:
+            yield
+            return
+        try:
+            fd = backing.hold()
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            with self._opened_up(fd, backing.path() if path is None else path):
+                yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _opened_up(self, fd: int, path: bytes) -> Iterator[None]:
+        """The descriptor stays with the object, and needs no other one to close it again."""
+        st, itself = os.fstat(fd), b"/proc/self/fd/%d" % fd
+        mode = stat.S_IMODE(st.st_mode)
+        added = _NEEDED.get(stat.S_IFMT(st.st_mode), 0) & ~mode
+        if not added or st.st_uid != os.geteuid():
+            yield
+            return
+        note, text = b"%s%x" % (_NOTE, next(self._serial)), b"%o %o %d /%s" % (mode, added, st.st_ino, path)
+        if len(text) < _NOTE_MAX:
+            os.symlink(text, note, dir_fd=self._dir.fd)
+        try:
+            os.chmod(itself, mode | added)
+            yield
+        finally:
+            try:
+                os.chmod(itself, mode)
+            except OSError as error:  # what has been done is done
+                log.warning("%s has too many permissions until the next mount: %s", os.fsdecode(path), error)
+            else:
+                clear_away(self._dir, note)
 
     def _link_whiteout(self, dir_fd: int, name: bytes) -> None:
         """All whiteouts are links of one inode, as in the kernel (ovl_whiteout)."""
@@ -182,6 +240,44 @@ def _refuse_volatile(work_fd: int) -> None:
     finally:
         os.close(fd)
     raise OSError(errno.EINVAL, "the upper directory was mounted volatile and may have lost data")
+
+
+def _rename(temp: Backing, parent: Backing, name: bytes, flags: int) -> None:
+    (dir_fd, temp_name), target = temp.at(), parent.dir_fd()
+    if flags:
+        linux.renameat2(dir_fd, temp_name, target, name, flags)
+    else:
+        os.rename(temp_name, name, src_dir_fd=dir_fd, dst_dir_fd=target)
+    temp.parent, temp.name = parent, name
+
+
+def _take_back(work: Backing) -> None:
+    """Take back the permissions that a predecessor had added for a moment, when it died.
+
+    A note can do no more than that, whoever wrote it: take some away from what is ours, and nothing of root's.
+    """
+    if os.geteuid() == 0:
+        return
+    directory = work.child(_WORK)
+    try:
+        notes = [entry.name for entry in directory.scan() if entry.name.startswith(_NOTE)]
+    except OSError:
+        return
+    for note in notes:
+        with suppress(OSError, ValueError):  # it is there no more, or this is no note of ours
+            before, added, ino, path = directory.child(note).readlink().split(b" ", 3)
+            backing, bits = work.layer.root, int(added, 8) & 0o700
+            names = [name for name in path.split(b"/") if name]
+            if b".." in names:
+                continue
+            for name in names:
+                backing = backing.child(name)
+            st = backing.stat()
+            mode = stat.S_IMODE(st.st_mode)
+            noted = (int(before, 8) | bits, int(ino), os.geteuid())
+            if (mode, st.st_ino, st.st_uid) == noted and not stat.S_ISLNK(st.st_mode):
+                backing.chmod(mode & ~bits)
+    directory.drop()
 
 
 def clear_away(parent: Backing, name: bytes) -> None:

@@ -61,10 +61,14 @@ def set_(sb: Superblock, inode: Inode, name: str, value: bytes, flags: int) -> N
 
 
 def remove(sb: Superblock, inode: Inode, name: str) -> None:
-    """Remove; nothing is copied up for one that is not there (ovl_xattr_set)."""
+    """Remove; nothing is copied up for one that is not there (ovl_xattr_set).
+
+    What is copied up already is its filesystem's to answer for: that no ACL is there is no error, for one.
+    """
     stored = _stored(sb, name)
-    with sb.lock:
-        inode.real.getxattr(stored)
+    if inode.upper is None:
+        with sb.lock:
+            inode.real.getxattr(stored)
     copy_up(sb, inode, data=False)
     with sb.lock:
         inode.real.removexattr(stored)

@@ -320,31 +320,36 @@ def statfs(where: Where) -> Any:
     return f"namemax {status.f_namemax} bsize {status.f_bsize} blocks {status.f_blocks}"
 
 
-def truncate(where: Where, size: int) -> None:
+def truncate(where: Where, size: int) -> Any:
     os.truncate(where, size)
+    return seen(os.stat(where))  # also of what a symlink leads to
 
 
-def chmod(where: Where, mode: int) -> None:
+def chmod(where: Where, mode: int) -> Any:
     os.chmod(where, mode)
+    return seen(os.stat(where))
 
 
-def chown(where: Where, uid: int, gid: int) -> None:
+def chown(where: Where, uid: int, gid: int) -> Any:
     if isinstance(where, int):
         os.fchown(where, uid, gid)
     else:
         os.lchown(where, uid, gid)
+    return stat_(where, follow=False)
 
 
-def utime(where: Where, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+def utime(where: Where, atime: tuple[int, int], mtime: tuple[int, int]) -> Any:
     """Of a symlink itself; each time as (seconds, nanoseconds, which may be UTIME_NOW or UTIME_OMIT)."""
     if isinstance(where, int):
         os.utime(where, ns=(OLD_S * 10**9, mtime[0] * 10**9))
     else:
         utimensat(os.fsencode(where), atime, mtime)
+    return stat_(where, follow=False)
 
 
-def setxattr(where: Where, name: str, value: bytes, flags: int) -> None:
+def setxattr(where: Where, name: str, value: bytes, flags: int) -> Any:
     os.setxattr(where, name, value, flags, follow_symlinks=isinstance(where, int))
+    return stat_(where, follow=False)  # an ACL is a mode too
 
 
 def getxattr(where: Where, name: str) -> bytes:
@@ -355,5 +360,6 @@ def listxattr(where: Where) -> list[str]:
     return sorted(os.listxattr(where, follow_symlinks=isinstance(where, int)))
 
 
-def removexattr(where: Where, name: str) -> None:
+def removexattr(where: Where, name: str) -> Any:
     os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+    return stat_(where, follow=False)

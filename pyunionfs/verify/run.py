@@ -6,7 +6,7 @@ from typing import Any
 
 from .divergences import comparable, excused
 from .pair import Pair
-from .steps import Slot, Step
+from .steps import Name, Slot, Step
 from .trees import Dir, diff
 
 REMOUNT = Step("remount", ())
@@ -72,11 +72,21 @@ class Run:
         self.compare_trees()
         for side in self._sides:
             side.close()
+        if step == ROTATE and self._pair.shape.index:
+            self._link_up_all()
         if step == REMOUNT:
             self._pair.remount()
         elif self._pair.rotate():
             self._sides = self._pair.sides(self._copy)
         self.steps.append((step, None))
+
+    def _link_up_all(self) -> None:
+        """Have every name of a hard link in the upper directories (see "names of an indexed file")."""
+        for name in self._sides[0].links():
+            for old, new in ((name, Name(f"{name}~")), (Name(f"{name}~"), name)):
+                self.perform(Step("rename", (old, new, 0)), settling=True)
+        for side in self._sides:
+            side.close()
 
     def compare_trees(self) -> None:
         """The merged views and the upper directories."""

@@ -154,6 +154,14 @@ class Side:
         except OSError as error:
             return errno.errorcode[error.errno or 0]
 
+    def links(self) -> list[Name]:
+        """The names of all that has several."""
+        os.chdir(self.root)
+        names = [os.path.relpath(os.path.join(where, name)) for where, _, found in os.walk(".") for name in found]
+        return [
+            Name(name) for name in sorted(names) if not isinstance(st := self._look(name), str) and st.st_nlink > 1
+        ]
+
     def close(self) -> None:
         """Hold nothing of the mount any more."""
         os.chdir("/")

@@ -213,4 +213,37 @@ WRITING = [
     Case("fsync a directory", lambda f: f.fsync("made"), shows=False),
 ]
 
+
+def _cleared(files: Files) -> None:
+    """A directory that was emptied, with a whiteout in it, and then closed to its owner."""
+    files.unlink("one-child/child")
+    files.chmod("one-child", 0o555)
+
+
+def _cleared_and_dated(files: Files) -> None:
+    _cleared(files)
+    _times(files)
+
+
+def _closed_metadata(files: Files) -> None:
+    files.chmod("file", 0o444)
+    files.hold("file")
+
+
+# What the modes forbid to an ordinary user's daemon, though not to the operation: it changes them for a moment.
+CLOSED = [
+    Case("chmod a file in a closed directory", lambda f: f.chmod("closed/file", 0o640)),
+    Case("append to a file in a closed directory", lambda f: f.write("closed/file", 21, b"more")),
+    Case("chmod a closed directory in a closed directory", lambda f: f.chmod("closed/sub", 0o700)),
+    Case("link a file in a closed directory", lambda f: f.link("closed/file", "new")),
+    Case("mkdir a closed directory", lambda f: f.mkdir("deep/a/new", 0o555)),
+    Case("mkdir a closed directory over a whiteout", lambda f: f.mkdir("gone", 0o555)),
+    Case("rmdir a closed merged directory with whiteouts in it", lambda f: f.rmdir("one-child"), _cleared),
+    Case("rename over a closed merged directory", lambda f: f.rename("made", "one-child"), _cleared_and_dated),
+]
+CLOSED_REDIRECTING = [
+    Case("rename a closed lower directory", lambda f: f.rename("closed", "new")),
+    Case("append to a closed metacopy", lambda f: f.write_held(10, b"more"), _closed_metadata),
+]
+
 CASES = [*CREATING, *LINKING, *REMOVING, *RENAMING, *COPYING_UP, *WRITING]

@@ -1,12 +1,16 @@
 """What the crash and fault tests share: which cases a run makes, and the line that tells how many there were."""
 
 import os
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from cases import Case
-from option_sets import OPTION_SETS, refusal
+from option_sets import OPTION_SETS, OptionSet
+
+from pyunionfs.overlay import file
 
 _POINTS = "points"  # the user property by which a test tells of its points
 
@@ -18,7 +22,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pairs = [
             pytest.param(case, options, id=f"{options.name}-{case.name}")
             for options in OPTION_SETS
-            if refusal(options) is None
             for case in options.cases(everything=everything)
         ]
         metafunc.parametrize(("case", "options"), pairs)
@@ -32,9 +35,19 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def needed(case: Case, requires: Callable[..., None]) -> None:
-    """Skip a case that this machine cannot run."""
+def place(
+    case: Case, options: OptionSet, tmp_path: Path, requires: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Where a case can work as the user that its options name. Skips one that this machine cannot run."""
     requires(*case.requires)
+    if not options.user:
+        yield tmp_path
+        return
+    requires("other_users")
+    monkeypatch.setattr(file, "MAY_REOPEN_ANYTHING", False)
+    with tempfile.TemporaryDirectory(prefix="pyunionfs-crash-") as path:  # pytest's are closed to other users
+        os.chmod(path, 0o711)
+        yield Path(path)
 
 
 @pytest.fixture

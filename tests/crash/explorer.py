@@ -12,7 +12,8 @@ from pathlib import Path
 
 import mounts
 from mounts import Layers
-from rehearsal import Rehearsal, State, name_of, told
+from ordinary import as_who_began
+from rehearsal import Rehearsal, State, is_restoring, name_of, told
 from tap import Call, tap
 from trees import Entry, Snapshot, diff, snapshot
 from unions import fresh_layers, working_union
@@ -44,10 +45,10 @@ class Explorer:
                 left = State.of(layers, options)
             except (OSError, AssertionError) as error:
                 return [f"cannot be mounted again: {error}"]
-            restoring = self.name_of(point).startswith("utime")
+            restoring = is_restoring(self.rehearsal.changes, point)
             wrong = self.rehearsal.judge_view(left.view, restoring=restoring) + self._judge_upper(left)
             if self.compare_with_kernel:
-                with mounts.kernel(layers, {**mounts.PLAIN, **options}) as merged:
+                with as_who_began(), mounts.kernel(layers, {**mounts.PLAIN, **options}) as merged:
                     by_kernel = snapshot(merged, ghosts=True)
                 wrong += told(
                     "the kernel shows another view", diff(left.view, by_kernel, names=("ours", "kernel's"))

@@ -1,13 +1,10 @@
-"""The mount options under which the cases are run; those that pyunionfs does not have yet are left out."""
+"""The mount options under which the cases are run, and whose daemon it is that has them."""
 
-import functools
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
-from cases import CASES, REDIRECTING, Case
-from mounts import Layers
-from unions import Options, union_of
+from cases import CASES, CLOSED, CLOSED_REDIRECTING, REDIRECTING, Case
+from syscalls import USER
+from unions import Options
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +17,23 @@ class OptionSet:
     name: str
     options: Options
     words: tuple[str, ...]
+    user: int = 0  # whose daemon it is; 0: of who runs the tests
+
+    @property
+    def known_to_kernel(self) -> bool:
+        """Whether the kernel mounts with these options: some it keeps for root."""
+        return not ({"userxattr", "redirect_dir"} <= self.options.keys() and self.options["redirect_dir"] == "on")
 
     def cases(self, *, everything: bool) -> list[Case]:
-        possible = CASES + (REDIRECTING if self.options.get("redirect_dir") == "on" else [])
-        return [case for case in possible if everything or any(word in case.name for word in self.words)]
+        redirecting = self.options.get("redirect_dir") == "on"
+        possible = CASES + (REDIRECTING if redirecting else [])
+        if self.user:
+            closed = CLOSED + (CLOSED_REDIRECTING if redirecting else [])
+            possible = closed + [case for case in possible if "other_users" not in case.requires]
+        return [case for case in possible if everything or self.concerns(case)]
+
+    def concerns(self, case: Case) -> bool:
+        return any(word in case.name for word in self.words)
 
 
 OPTION_SETS = [
@@ -51,18 +61,16 @@ OPTION_SETS = [
         {"redirect_dir": "on", "metacopy": "on", "index": "on", "xino": "on"},
         ("hard link", "metadata", "rename a merged", "rename a renamed"),
     ),
+    OptionSet(
+        "person",
+        {"userxattr": True, "redirect_dir": "nofollow"},
+        ("closed", "rmdir"),
+        USER,
+    ),
+    OptionSet(
+        "person-all",
+        {"userxattr": True, "redirect_dir": "on", "metacopy": "on", "index": "on"},
+        ("closed", "rename a lower directory"),
+        USER,
+    ),
 ]
-
-
-@functools.cache
-def refusal(options: OptionSet) -> str | None:
-    """Why a union with these options cannot be had yet, None if it can."""
-    with tempfile.TemporaryDirectory(prefix="pyunionfs-probe-") as root:
-        layers = Layers.create(Path(root))
-        try:
-            union_of(layers, options.options).close()
-        except OSError as error:
-            if "not supported yet" not in str(error):
-                raise
-            return str(error)
-    return None

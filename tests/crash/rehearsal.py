@@ -107,6 +107,12 @@ def name_of(calls: Sequence[Call], point: int) -> str:
     return f"{calls[point]}, #{1 + list(calls[:point]).count(calls[point])}"
 
 
+def is_restoring(calls: Sequence[Call], point: int) -> bool:
+    """Whether a time is given back next; before it, perhaps, the modes of what was closed to an ordinary user."""
+    rest = (call for call in calls[point:] if call.changes and call.name != "chmod" and "#mode" not in str(call))
+    return next((call.name for call in rest), "") == "utime"
+
+
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -37,12 +37,12 @@ OPENS: dict[ModuleType, frozenset[str]] = {
 # These change nothing on disk, or only when a union is mounted.
 HARMLESS: dict[ModuleType, frozenset[str]] = {
     os: _words(
-        """close fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
-        pread readlink stat strerror urandom"""
+        """close dup fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
+        pread preadv readlink stat strerror urandom"""
     ),
     linux: _words(
-        """filesystem_uuid getdents malloc_trim measure_verity name_to_handle_at syncfs mount mount_setattr
-        umount2 unshare"""
+        """birth_time filesystem_uuid getdents malloc_trim measure_verity name_to_handle_at syncfs mount
+        mount_setattr umount2 unshare"""
     ),
 }
 _HANDLE = re.compile(r"\b[0-9a-f]{32,}\b")  # names in the index

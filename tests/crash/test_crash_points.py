@@ -11,6 +11,7 @@ from cases import Case
 from explorer import Explorer
 from known import BROKEN_LINK, SUID_FIRST, Known, known
 from option_sets import OptionSet
+from ordinary import acting_as
 from rehearsal import Rehearsal
 from tap import Call
 
@@ -21,14 +22,15 @@ BUGS: tuple[Known, ...] = ()
 _DATA = {"copy_file_range", "ficlone", "pwrite", "pwritev"}
 
 
-@pytest.mark.usefixtures("needed")
 def test_a_crash_leaves_the_old_view_or_the_new_one(
-    case: Case, options: OptionSet, tmp_path: Path, can: Callable[[str], bool], tell: Callable[..., None]
+    case: Case, options: OptionSet, place: Path, can: Callable[[str], bool], tell: Callable[..., None]
 ) -> None:
-    rehearsal = Rehearsal.of(case, options.options, tmp_path)
     kernel = "kernel_overlay_userxattr" if "userxattr" in options.options else "kernel_overlay"
-    explorer = Explorer(rehearsal, tmp_path, compare_with_kernel=can(kernel))
-    bad = {explorer.name_of(point): wrong for point in explorer.points() if (wrong := explorer.judge(point))}
+    compare_with_kernel = options.known_to_kernel and can(kernel)
+    with acting_as(options.user):
+        rehearsal = Rehearsal.of(case, options.options, place)
+        explorer = Explorer(rehearsal, place, compare_with_kernel=compare_with_kernel)
+        bad = {explorer.name_of(point): wrong for point in explorer.points() if (wrong := explorer.judge(point))}
     names = [explorer.name_of(point) for point in explorer.points()]
     accepted, bugs = (known(table, case, options.options, names) for table in (ACCEPTED, BUGS))
     unknown = bad.keys() - accepted.keys() - bugs.keys()

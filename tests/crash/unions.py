@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mounts import Layers
+from ordinary import as_who_began
 from syscalls import GROUP, USER
 from trees import Dir, Fifo, File, HardLink, Node, Symlink, build
 
@@ -47,13 +48,18 @@ BASE: dict[str | bytes, Node] = {
     "one-child": {"child": "x"},
     "empty": {},
     "acl": Dir({}, xattrs={"system.posix_acl_default": DEFAULT_ACL}),
+    "closed": Dir({"file": "in a closed directory", "sub": Dir({}, 0o555)}, 0o555),
     "gone": "deleted",
     "gone-dir": {"x": "deleted"},
     "copied": "copied up",
 }
 
-ME = Caller(os.geteuid(), os.getegid())
 OTHER = Caller(USER, GROUP, umask=0o027)
+
+
+def me() -> Caller:
+    """Whoever asks is whoever the daemon is."""
+    return Caller(os.geteuid(), os.getegid())
 
 
 class Files(Paths):
@@ -63,31 +69,31 @@ class Files(Paths):
         super().__init__(overlay)
         self.overlay = overlay
 
-    def create(self, path: str, mode: int = 0o644, caller: Caller = ME) -> None:
+    def create(self, path: str, mode: int = 0o644, caller: Caller | None = None) -> None:
         with self._parent(path) as (parent, name):
-            attr = self._ops.create(parent, name, mode, caller)
+            attr = self._ops.create(parent, name, mode, caller or me())
             self._ops.release(attr.ino)
             self._made(attr)
 
-    def mkdir(self, path: str, mode: int = 0o755, caller: Caller = ME) -> None:
+    def mkdir(self, path: str, mode: int = 0o755, caller: Caller | None = None) -> None:
         with self._parent(path) as (parent, name):
-            self._made(self._ops.mkdir(parent, name, mode, caller))
+            self._made(self._ops.mkdir(parent, name, mode, caller or me()))
 
-    def symlink_by(self, path: str, mode: int = 0, caller: Caller = ME) -> None:
+    def symlink_by(self, path: str, mode: int = 0, caller: Caller | None = None) -> None:
         with self._parent(path) as (parent, name):
-            self._made(self._ops.symlink(parent, name, b"target", caller))
+            self._made(self._ops.symlink(parent, name, b"target", caller or me()))
 
-    def mkfifo(self, path: str, mode: int = 0o644, caller: Caller = ME) -> None:
+    def mkfifo(self, path: str, mode: int = 0o644, caller: Caller | None = None) -> None:
         with self._parent(path) as (parent, name):
-            self._made(self._ops.mknod(parent, name, stat.S_IFIFO | mode, 0, caller))
+            self._made(self._ops.mknod(parent, name, stat.S_IFIFO | mode, 0, caller or me()))
 
-    def setattr(self, path: str, *, caller: Caller = ME, **changes: int) -> None:
+    def setattr(self, path: str, *, caller: Caller | None = None, **changes: int) -> None:
         with self._at(path) as attr:
-            self._ops.setattr(attr.ino, SetAttr(**changes), caller)
+            self._ops.setattr(attr.ino, SetAttr(**changes), caller or me())
 
     def open(self, path: str, flags: int) -> None:
         with self._at(path) as attr:
-            self._ops.open(attr.ino, flags, ME)
+            self._ops.open(attr.ino, flags, me())
             self._ops.release(attr.ino)
 
     def write(self, path: str, offset: int, data: bytes, *, kill_suid: bool = False, sync: bool = False) -> None:
@@ -131,14 +137,19 @@ def acknowledged(files: Files) -> None:
 
 @contextmanager
 def fresh_layers(root: Path) -> Iterator[Layers]:
-    """The layers that every case starts from, for the length of a ``with``."""
-    layers = Layers.create(root, lowers=2)
-    try:
+    """The layers that every case starts from, for the length of a ``with``: they belong to who works on them."""
+    owner = os.geteuid(), os.getegid()
+    with as_who_began():
+        layers = Layers.create(root, lowers=2)
         build(layers.lower[0], TOP)
         build(layers.lower[1], BASE)
+        for path in (root, *root.rglob("*")):
+            os.chown(path, *owner, follow_symlinks=False)
+    try:
         yield layers
     finally:
-        shutil.rmtree(root)
+        with as_who_began():  # what is closed to its owner is not to root
+            shutil.rmtree(root)
 
 
 @contextmanager

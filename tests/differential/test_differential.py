@@ -19,6 +19,7 @@ OPS = 1000  # for each set of options
 LONG_OPS = 20_000
 PLAIN_OPS = 3000
 SELF_OPS = 400
+LONG_SELF_OPS = 5000
 
 
 def run(options_set: str, root: Path, ops: int, sides: object = runner.KERNEL_AND_OURS) -> None:
@@ -50,7 +51,8 @@ def test_the_kernels_behaves_as_itself(
     requires("kernel_overlay", "other_users")
     if why := runner.missing(OPTION_SETS[options_set], runner.KERNEL_TWICE, quick_root):
         pytest.skip(why)
-    run(options_set, quick_root, LONG_OPS if request.config.getoption("--long") else SELF_OPS, runner.KERNEL_TWICE)
+    ops = LONG_SELF_OPS if request.config.getoption("--long") else SELF_OPS
+    run(options_set, quick_root, ops, runner.KERNEL_TWICE)
 
 
 @pytest.mark.timeout(900, method="signal")

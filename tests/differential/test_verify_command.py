@@ -84,6 +84,27 @@ def test_nothing_is_left_after_an_interrupt(number: int, requires: Callable[...,
     assert not [path for path in mount_points() if path.is_relative_to(tmp_path)]
 
 
+TERMINATED_ONCE = """
+import os, signal, sys
+from pyunionfs.cli import verify
+
+done = iter(range(1_000_000))
+verify._advance = lambda *_: os.kill(os.getpid(), signal.SIGTERM) if next(done) == 5 else None
+verify.verify(sys.argv[1:])
+"""
+
+
+def test_a_signal_in_an_example_is_not_taken_for_a_difference(
+    requires: Callable[..., None], tmp_path: Path
+) -> None:
+    """hypothesis tries again what raises SystemExit."""
+    requires("kernel_overlay", "other_users")
+    command = [sys.executable, "-c", TERMINATED_ONCE, "--self-test", "--ops", "200", "--in", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, ""), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_hypothesis_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "hypothesis.py").write_text("raise ModuleNotFoundError('hypothesis')")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

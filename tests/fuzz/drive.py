@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of one target, for as long as one likes: ``python tests/fuzz/drive.py TARGET [SECONDS]``.
 
-Needs ``pip install atheris`` (no dependency of the project). It begins with the target's seeds and its corpus;
+Needs ``pip install 'pyunionfs[fuzz]'``. It begins with the target's seeds and its corpus;
 an input that fails is written to ``corpus/TARGET/``, where the tests replay it from then on: commit it with the
 fix. Interesting inputs that do not fail are kept in ``.fuzz/TARGET`` of the working directory for the next time.
 """
@@ -16,7 +16,7 @@ def main() -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("pip install atheris")
+        sys.exit("pip install 'pyunionfs[fuzz]'")
     with atheris.instrument_imports(include=["pyunionfs"]):
         from targets import TARGETS
     from mutations import rechecksummed

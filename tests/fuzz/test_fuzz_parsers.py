@@ -1,9 +1,12 @@
 """Fuzzing the parsers of strangers' input (``targets``), and replaying what was ever found (``corpus``).
 
-The runs are the same each time; ``--long`` makes many more. For coverage-guided hours there is ``drive.py``.
+The runs are the same each time; ``--long`` makes many more, and some that are guided by coverage, for which
+``drive.py`` has as many hours as one likes.
 """
 
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from mutations import archive_of, mutated
 from targets import LAYER, MIB, TARGETS, Target
 
 CORPUS = Path(__file__).parent / "corpus"
+GUIDED_SECONDS = 20
 MEMORY = 512 * MIB  # beyond what the process has
 
 
@@ -60,6 +64,16 @@ def test_mutated_input(name: str, fuzz: Callable[[Target, st.SearchStrategy[byte
 def test_archives_whose_digests_are_right(fuzz: Callable[[Target, st.SearchStrategy[bytes]], None]) -> None:
     """So that mutations get past the digests, to the unpacking."""
     fuzz(TARGETS["load"], archive_of(LAYER))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_input_that_is_guided_by_coverage(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("in the long profile")
+    pytest.importorskip("atheris", reason="needs atheris: pip install 'pyunionfs[fuzz]'")
+    command = [sys.executable, CORPUS.parent / "drive.py", name, str(GUIDED_SECONDS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
 
 
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(CORPUS)) for path in CORPUS.glob("*/*")))

@@ -216,3 +216,43 @@ def test_an_index_belongs_to_its_upper_directory(tmp_path: Path, mounter: Mounte
     for mount in BOTH.values():
         with pytest.raises(OSError, match=r"Stale file handle|was made for others"), mount(stranger, mounts.INDEX):
             pass
+
+
+def test_a_redirect_has_at_most_256_bytes(tmp_path: Path) -> None:
+    """redirect_max, a parameter of the kernel's module, as it is by default."""
+    long = "n" * 120
+    told: dict[str, Any] = {}
+    for name, mount in BOTH.items():
+        layers = Layers.create(tmp_path / name)
+        build(layers.lower[0], {long: {long: {"m" * 12: {"fits": "x"}, "m" * 15: {"does-not": "x"}}}})
+        with mount(layers, mounts.REDIRECT) as merged:
+            told[name] = []
+            for length in (12, 15):
+                old, new = merged / long / long / ("m" * length), merged / f"new{length}"
+                told[name].append(answer(lambda old=old, new=new: os.rename(old, new)))
+        redirect = os.getxattr(layers.upper / "new12", "trusted.overlay.redirect")
+        told[name].append((len(redirect), redirect))
+    assert told["kernel"] == told["ours"]
+    assert told["ours"][:2] == [None, "EXDEV"]
+
+
+def test_what_an_export_needs_is_of_one_form(tmp_path: Path, mounter: Mounter) -> None:
+    """An upper directory with the origins and the index of nfs_export=on, whoever has written them.
+
+    We index what has several names; the kernel all that it copies up, and keeps the numbers of that alone.
+    """
+    options = {**mounts.INDEX, "nfs_export": "on"}
+    layers = Layers.create(tmp_path)
+    build(layers.lower[0], {"dir": {"file": "x", "gone": "x"}, "one": "x"})
+    os.link(layers.lower[0] / "one", layers.lower[0] / "two")
+    with mounter(layers, options) as merged:
+        numbers = {path: os.lstat(merged / path).st_ino for path in ("one", "two")}
+        append(merged / "dir/file", b"+")
+        append(merged / "one", b"+")
+        os.unlink(merged / "dir/gone")
+    for again in (mounts.kernel, mounts.pyfuse3, mounts.kernel):
+        with again(layers, options) as merged:
+            assert {path: os.lstat(merged / path).st_ino for path in numbers} == numbers
+            assert ((merged / "dir/file").read_bytes(), (merged / "two").read_bytes()) == (b"x+", b"x+")
+            assert os.listdir(merged / "dir") == ["file"]
+            os.chmod(merged / "dir", 0o750)

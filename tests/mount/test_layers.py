@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,3 +185,34 @@ def test_a_full_upper(tmp_path: Path, union: Mounter) -> None:
             os.unlink(merged / "new")
             _write_once_there_is_room(merged / "small", b"n" * 100_000)
             assert (merged / "small").read_bytes() == b"n" * 100_000
+
+
+def test_layers_one_by_one(tmp_path: Path, requires: Callable[..., None]) -> None:
+    """``lowerdir+`` and ``datadir+``, as the kernel's new mount API has them."""
+    requires("pyunionfs", "trusted_xattrs")
+    for name in ("a", "b", "data", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a/file").write_text("a")
+    (tmp_path / "b/file").write_text("b")
+    (tmp_path / "data/blob").write_text("data")
+    (tmp_path / "b/meta").touch()
+    os.truncate(tmp_path / "b/meta", 4)
+    os.setxattr(tmp_path / "b/meta", "trusted.overlay.metacopy", b"")
+    os.setxattr(tmp_path / "b/meta", "trusted.overlay.redirect", b"/blob")
+    layers = f"lowerdir+={tmp_path}/a,lowerdir+={tmp_path}/b,datadir+={tmp_path}/data"
+    command = [sys.executable, "-m", "pyunionfs"]
+    subprocess.run([*command, "mount", "-o", layers, "-o", "metacopy=on", tmp_path / "merged"], check=True)
+    try:
+        assert sorted(os.listdir(tmp_path / "merged")) == ["file", "meta"]
+        assert (tmp_path / "merged/file").read_text() == "a"
+        assert (tmp_path / "merged/meta").read_text() == "data"
+    finally:
+        subprocess.run([*command, "umount", tmp_path / "merged"], check=True)
+    for wrong in (
+        f"datadir+={tmp_path}/data,lowerdir+={tmp_path}/a",
+        f"lowerdir={tmp_path}/a,lowerdir+={tmp_path}/b",
+    ):
+        done = subprocess.run(
+            [*command, "mount", "-o", wrong, tmp_path / "merged"], capture_output=True, check=False
+        )
+        assert done.returncode == 1

@@ -1,7 +1,10 @@
 """The daemon forgets what the kernel forgets: memory and descriptors come back."""
 
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,23 +85,22 @@ def test_descriptors_do_not_grow_with_open_and_deleted_files(tmp_path: Path, our
 
 
 @pytest.mark.timeout(120, method="signal")
-def test_the_limit_of_descriptors_is_a_budget(tmp_path: Path, our_mount: Mounter) -> None:
-    """More directories and files than RLIMIT_NOFILE lets the daemon have, all of them in use."""
-    import resource
+def test_the_limit_of_descriptors_is_a_budget(tmp_path: Path, requires: Callable[..., None]) -> None:
+    """More directories and files than RLIMIT_NOFILE lets the daemon have, all of them in use.
 
+    The hard limit, for a daemon raises its soft one to that.
+    """
+    requires("pyunionfs")
     layers = Layers.create(tmp_path)
     for number in range(600):
         (layers.lower[0] / f"dir{number}").mkdir()
         (layers.lower[0] / f"dir{number}" / "file").write_bytes(b"%d" % number)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    command = [sys.executable, "-m", "pyunionfs"]
+    mount = ["mount", "--lower", layers.lower[0], "--upper", layers.upper, "--work", layers.work, layers.merged]
+    subprocess.run(["prlimit", "--nofile=256", *command, *mount], check=True)
     try:
-        mounting = our_mount(layers)
-        merged = mounting.__enter__()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    try:
-        files = [open(merged / f"dir{number}" / "file", "r+b") for number in range(600)]  # noqa: SIM115
+        assert resource.prlimit(mounts.daemon_of(layers.merged), resource.RLIMIT_NOFILE) == (256, 256)
+        files = [open(layers.merged / f"dir{number}" / "file", "r+b") for number in range(600)]  # noqa: SIM115
         for number, file in enumerate(files):
             assert file.read() == b"%d" % number
             file.write(b"+")
@@ -106,6 +108,6 @@ def test_the_limit_of_descriptors_is_a_budget(tmp_path: Path, our_mount: Mounter
         for number, file in enumerate(files):
             assert os.pread(file.fileno(), 10, 0) == b"%d+" % number
             file.close()
-        assert len(os.listdir(merged)) == 600
+        assert len(os.listdir(layers.merged)) == 600
     finally:
-        mounting.__exit__(None, None, None)
+        subprocess.run([*command, "umount", layers.merged], check=True)

@@ -245,6 +245,20 @@ def test_an_acl_can_be_removed(fs: Filesystem) -> None:
 
 
 @pytest.mark.requires("other_users")
+@given({"file": "x", "dir": {}})
+def test_removing_an_acl_that_is_not_there_succeeds(fs: Filesystem) -> None:
+    os.chmod(fs.path / "file", 0o640)  # overlayfs says ENODATA of what is not copied up (ovl_set_or_remove_acl)
+    os.chmod(fs.path / "dir", 0o750)
+    os.removexattr(fs.path / "file", "system.posix_acl_access")
+    os.setxattr(fs.path / "file", "system.posix_acl_access", b"")
+    os.removexattr(fs.path / "dir", "system.posix_acl_default")
+    assert stat.S_IMODE(os.stat(fs.path / "file").st_mode) == 0o640
+    with pytest.raises(OSError) as caught:
+        os.removexattr(fs.path / "file", "user.none")
+    assert caught.value.errno == errno.ENODATA
+
+
+@pytest.mark.requires("other_users")
 @given({"file": "x"})
 def test_a_default_acl_is_for_directories(fs: Filesystem) -> None:
     with pytest.raises(PermissionError):

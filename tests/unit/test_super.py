@@ -5,9 +5,11 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ordinary import as_a_person, owned_by_a_person
 
 from pyunionfs import Overlay, Paths
 from pyunionfs.overlay import workdir
@@ -135,6 +137,42 @@ def test_a_work_directory_prepared_by_somebody_else_is_not_trusted(dirs: Path) -
     with pytest.raises(OSError, match="is not yours") as caught:
         Overlay([dirs / "lower"], dirs / "upper")
     assert caught.value.errno == errno.EPERM
+
+
+def test_notes_of_a_dead_daemon_take_permissions_back_and_do_nothing_else(
+    tmp_path: Path, requires: Callable[..., None]
+) -> None:
+    """Whatever they say, whoever wrote them (see ``Workdir.opened_up``)."""
+    requires("other_users")
+    with owned_by_a_person(tmp_path.name, {}) as layers:
+        modes = {"noted": 0o755, "changed": 0o711, "another": 0o755, "aside": 0o755}
+        for name, mode in modes.items():
+            path = layers.upper / name if name != "aside" else layers.upper.parent / name
+            path.mkdir()
+            path.chmod(mode)
+            os.chown(path, 1000, 1000)
+        at = {name: os.lstat(layers.upper / name).st_ino for name in modes if name != "aside"}
+        aside = layers.upper.parent / "aside"
+        notes = [
+            f"555 200 {at['noted']} /noted",
+            f"555 200 {at['changed']} /changed",
+            f"555 200 {at['noted']} /another",
+            f"555 200 {os.lstat(aside).st_ino} /../aside",
+            f"055 7700 {at['another']} /another/../another",
+            f"555 200 {at['noted']} /missing",
+            "no note",
+            "x y z /noted",
+        ]
+        (layers.work / "work").mkdir()
+        os.chown(layers.work / "work", 1000, 1000)
+        for number, note in enumerate(notes):
+            os.symlink(note, layers.work / f"work/#mode{number}")
+        (layers.work / "work/#mode").touch()
+        assert as_a_person(lambda: Overlay(layers.lower, layers.upper, layers.work).close() or 0) == 0
+        found = {name: stat.S_IMODE(os.lstat(layers.upper / name).st_mode) for name in at}
+        assert found == {"noted": 0o555, "changed": 0o711, "another": 0o755}
+        assert stat.S_IMODE(aside.stat().st_mode) == 0o755
+        assert os.listdir(layers.work / "work") == []
 
 
 def test_many_whiteouts_share_one_inode(dirs: Path) -> None:
