@@ -68,7 +68,9 @@ class Workdir:
         Raises OSError(EINVAL) if an earlier mount was volatile and its upper may have lost data.
         """
         _refuse_volatile(work.fd)
-        _take_back(work)
+        left = work.child(_WORK)
+        _take_back(left)
+        left.drop()
         remove_tree(work, _WORK)  # whoever made it: what we build in must be ours alone
         os.mkdir(_WORK, 0o700, dir_fd=work.fd)
         directory = work.child(_WORK)
@@ -80,7 +82,8 @@ class Workdir:
         return cls(directory)
 
     def clear(self) -> None:
-        """Remove what a process has left that died."""
+        """Remove what a process has left that died, as the next mount would."""
+        _take_back(self._dir)
         for entry in self._dir.scan():
             if entry.name.startswith(b"#"):
                 remove_tree(self._dir, entry.name)
@@ -251,14 +254,13 @@ def _rename(temp: Backing, parent: Backing, name: bytes, flags: int) -> None:
     temp.parent, temp.name = parent, name
 
 
-def _take_back(work: Backing) -> None:
+def _take_back(directory: Backing) -> None:
     """Take back the permissions that a predecessor had added for a moment, when it died.
 
     A note can do no more than that, whoever wrote it: take some away from what is ours, and nothing of root's.
     """
     if os.geteuid() == 0:
         return
-    directory = work.child(_WORK)
     try:
         notes = [entry.name for entry in directory.scan() if entry.name.startswith(_NOTE)]
     except OSError:
@@ -266,7 +268,7 @@ def _take_back(work: Backing) -> None:
     for note in notes:
         with suppress(OSError, ValueError):  # it is there no more, or this is no note of ours
             before, added, ino, path = directory.child(note).readlink().split(b" ", 3)
-            backing, bits = work.layer.root, int(added, 8) & 0o700
+            backing, bits = directory.layer.root, int(added, 8) & 0o700
             names = [name for name in path.split(b"/") if name]
             if b".." in names:
                 continue
@@ -277,7 +279,6 @@ def _take_back(work: Backing) -> None:
             noted = (int(before, 8) | bits, int(ino), os.geteuid())
             if (mode, st.st_ino, st.st_uid) == noted and not stat.S_ISLNK(st.st_mode):
                 backing.chmod(mode & ~bits)
-    directory.drop()
 
 
 def clear_away(parent: Backing, name: bytes) -> None:
