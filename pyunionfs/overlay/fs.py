@@ -326,13 +326,15 @@ class Overlay:
         if not file.MAY_REOPEN_ANYTHING:  # its mode may change while it is open
             with self.sb.files.use(inode, write=bool(flags & os.O_ACCMODE)):
                 pass
-        inode.opens += 1
-        held.note(self.sb, inode)
+        with self.sb.lock:
+            inode.opens += 1
+            held.note(self.sb, inode)
 
     def release(self, ino: Ino) -> None:
         inode = self.sb.table[ino]
-        inode.opens -= 1
-        held.note(self.sb, inode)
+        with self.sb.lock:
+            inode.opens -= 1
+            held.note(self.sb, inode)
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:
         inode = self.sb.table[ino]
@@ -395,6 +397,8 @@ class Overlay:
 
     def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:
         if removing and self.sb.index is None:
+            return False
+        if name is None and self.sb.table[ino].has_upper_data:  # asked at each write
             return False
         with self.sb.lock:
             inode: Inode | None = self.sb.table[ino]

@@ -31,8 +31,8 @@ __all__ = ["PLAIN", "USERXATTR", "Layers", "Mounter", "Options", "devfuse", "ker
 
 
 def devfuse(layers: Layers, options: Options = PLAIN, **more: Any) -> AbstractContextManager[Path]:
-    """Ours, by the direct transport."""
-    return ours(layers, {**options, "transport": "devfuse"}, **more)
+    """Ours, by the direct transport; on /dev/fuse, also where io_uring is enabled."""
+    return ours(layers, {"channel": "poll", **options, "transport": "devfuse"}, **more)
 
 
 def pyfuse3(layers: Layers, options: Options = PLAIN, **more: Any) -> AbstractContextManager[Path]:

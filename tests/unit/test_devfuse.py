@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyunionfs.overlay.fs import Overlay
 from pyunionfs.transport import options as transport_options
-from pyunionfs.transport.devfuse import abi, replies, uring
+from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
 from pyunionfs.transport.devfuse.abi import ARGUMENTS, IN_HEADER, Opcode
 from pyunionfs.transport.devfuse.channel import Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
@@ -364,3 +364,18 @@ def test_a_direct_mount_loads_neither_pyfuse3_nor_trio() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"pyfuse3", "trio", "rich", "click"} & set(done.stdout.split())
+
+
+def test_without_clone3_the_daemon_serves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_SYS_CLONE3", 1 << 20)
+    served: list[str] = []
+    assert not supervisor.supervise(lambda: served.append("serve"), lambda mine: served.append("take over"))
+    assert not served
+
+
+def test_an_unknown_inode_stops_no_forgetting() -> None:
+    fs = Recorder(forget=OSError(errno.ESTALE, "stale"))
+    pairs = abi.FORGET_ONE.pack(5, 1) + abi.FORGET_ONE.pack(6, 2)
+    call = call_of(message(Opcode.BATCH_FORGET, abi.BATCH_FORGET_IN.pack(2, 0), pairs))
+    requests_over(fs).by_opcode[Opcode.BATCH_FORGET](call)
+    assert fs.calls == [("forget", 5, 1), ("forget", 6, 2)]

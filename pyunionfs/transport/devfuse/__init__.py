@@ -46,8 +46,9 @@ def serve(
         on_ready()
         if session.can_be_taken_over and threading.active_count() == 1:
             session.keep_ledger()
-            supervise(session.run, session.take_over)
-        else:
-            session.run()
+            if supervise(session.run, session.take_over):
+                return
+            session.drop_ledger()
+        session.run()
     finally:
         attached.detach()

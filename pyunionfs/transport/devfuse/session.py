@@ -165,6 +165,11 @@ class Session:
         """Have what the kernel holds noted where another daemon finds it."""
         self._ledger_fd = Ledger.make()
 
+    def drop_ledger(self) -> None:
+        """Nobody will read it."""
+        os.close(self._ledger_fd)
+        self._ledger_fd = -1
+
     def take_over(self, mine: Set[int]) -> None:
         """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
         descriptors, all others are of the dead one.
@@ -282,8 +287,16 @@ class Session:
             channel.fail(call, errno.EIO)
         else:
             if data is not None:
-                channel.reply(call, data)
+                self._send(channel, call, data)
         return True
+
+    def _send(self, channel: Channel, call: Call, data: bytes | int) -> None:
+        """What the kernel does not take, or a buffer not hold, is an error of this request alone."""
+        try:
+            channel.reply(call, data)
+        except (OSError, ValueError):
+            log.exception("bug in the reply to %s of inode %d", _name_of(call), call.nodeid)
+            channel.fail(call, errno.EIO)
 
     def _without_handler(self, channel: Channel, call: Call) -> None:
         if call.opcode == Opcode.INTERRUPT:

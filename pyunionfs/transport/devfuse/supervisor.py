@@ -26,27 +26,34 @@ _AT_ONCE = 0.1  # seconds after the start: what kills it comes again with the re
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) -> None:
+def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) -> bool:
     """Run ``serve`` in a child, and ``take_over`` in another one each time that one is killed, until one ends.
 
     ``take_over`` is given the descriptors that are not of the dead one. Must be called by the only thread of a
-    process. Raises OSError where there is no clone3(2), and ChildProcessError if a child failed or too many died.
+    process. False if there is no clone3(2) here, as in some containers. Raises ChildProcessError if a child failed,
+    or too many died.
     """
     mine = open_descriptors()
     run = serve
     deaths = 0
     while True:
         born = time.monotonic()
-        pid = fork_sharing_files()
+        try:
+            pid = fork_sharing_files()
+        except OSError as error:
+            if run is not serve:
+                raise
+            log.warning("no other daemon will take over: clone3: %s", error)
+            return False
         if pid == 0:
             os._exit(_run(run))
         status = _wait(pid)
         if not os.WIFSIGNALED(status):
             if status:
                 raise ChildProcessError("the daemon failed")
-            return
+            return True
         if os.WTERMSIG(status) in _SIGNALS:  # before it could handle them
-            return
+            return True
         log.warning("the daemon %d was killed by signal %d; another takes over", pid, os.WTERMSIG(status))
         deaths = deaths + 1 if time.monotonic() - born < _AT_ONCE else 0
         if deaths >= _TOO_OFTEN:
