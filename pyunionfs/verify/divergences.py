@@ -72,7 +72,10 @@ def _directory_holes(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool
 
 
 def _no_owner(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.verb == "chown" and step.arguments[1:] == (-1, -1) and kernel.outcome == "EPERM" and not ours.failed
+    if step.verb != "chown" or step.arguments[1:] != (-1, -1):
+        return False
+    told, mine = (re.sub(r"'[-rwxsSt]{10}'", "mode", repr(seen)) for seen in (kernel, ours))
+    return (kernel.outcome == "EPERM" and not ours.failed) or (told == mine and kernel != ours)
 
 
 def _let_go(step: Step) -> tuple[Step, ...]:
@@ -146,7 +149,8 @@ def _setuid_lost(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 
 
 def _no_setuid(step: Step) -> tuple[Step, ...]:
-    return (Step("chmod", (step.names[0], Octal(0o755))),)
+    targets = [argument for argument in step.arguments if isinstance(argument, Name | Slot)]
+    return (Step("chmod", (targets[0], Octal(0o755))),)
 
 
 def _setgid_kept(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
@@ -195,10 +199,10 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "chown to nobody",
-        "both sides are made to copy up",
-        "chown(-1, -1) would clear setuid, which others may not (EPERM); FUSE asks for nothing, and succeeds",
+        "the mode is set on both sides",
+        "chown(-1, -1) clears setuid, which others may not (EPERM); FUSE asks for nothing, and succeeds",
         _no_owner,
-        _copy_up,
+        _no_setuid,
     ),
     Divergence(
         "listed whiteouts",
