@@ -246,7 +246,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "names of an indexed file",
         "with index=on, of the uppers only what both have is compared, and no file with several names; before one"
-        " becomes a lower layer, which has no index, each of these names is renamed there and back",
+        " becomes a lower layer, which has no index, each name is renamed there and back",
         "a request of FUSE tells an inode, not by which name it was found: ours links that name when it is changed",
     ),
     Divergence(

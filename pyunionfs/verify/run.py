@@ -81,8 +81,9 @@ class Run:
         self.steps.append((step, None))
 
     def _link_up_all(self) -> None:
-        """Have every name of a hard link in the upper directories (see "names of an indexed file")."""
-        for name in self._sides[0].links():
+        """Have each name of what may be indexed in the upper directories, also its last (see "names of an indexed
+        file")."""
+        for name in self._sides[0].files():
             for old, new in ((name, Name(f"{name}~")), (Name(f"{name}~"), name)):
                 self.perform(Step("rename", (old, new, 0)), settling=True)
         for side in self._sides:

@@ -154,13 +154,11 @@ class Side:
         except OSError as error:
             return errno.errorcode[error.errno or 0]
 
-    def links(self) -> list[Name]:
-        """The names of all that has several."""
+    def files(self) -> list[Name]:
+        """The names of all that is no directory."""
         os.chdir(self.root)
-        names = [os.path.relpath(os.path.join(where, name)) for where, _, found in os.walk(".") for name in found]
-        return [
-            Name(name) for name in sorted(names) if not isinstance(st := self._look(name), str) and st.st_nlink > 1
-        ]
+        names = (os.path.relpath(os.path.join(where, name)) for where, _, found in os.walk(".") for name in found)
+        return [Name(name) for name in sorted(names) if not isinstance(self._look(name), str)]
 
     def close(self) -> None:
         """Hold nothing of the mount any more."""

@@ -128,10 +128,12 @@ CASES = [
 ]
 LAYER_OF_AN_INDEX = Case(  # "names of an indexed file" is no entry of a step
     "",
-    {"one": "x", "two": HardLink("r/one")},
+    {"one": "x", "two": HardLink("r/one"), "last": "x", "lasting": HardLink("r/last")},
     (
         Step("write", (Name("one"), OpenFlags(os.O_WRONLY), b"y", None)),
         Step("chmod", (Name("two"), 0o600)),
+        Step("unlink", (Name("last"),)),
+        Step("chmod", (Name("lasting"), 0o600)),
         ROTATE,
     ),
     "index=on",

@@ -1,5 +1,6 @@
 """``pyunionfs verify`` itself: it finds what differs, makes it small, shows it, and leaves nothing behind."""
 
+import functools
 import json
 import os
 import signal
@@ -72,7 +73,10 @@ def test_the_kernel_compared_with_itself(requires: Callable[..., None], tmp_path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_after_an_interrupt(number: int, requires: Callable[..., None], tmp_path: Path) -> None:
     requires("pyunionfs", "kernel_overlay", "other_users")
-    with subprocess.Popen([*COMMAND, "--ops", "100000", "--in", tmp_path], stderr=subprocess.PIPE) as process:
+    # A job in the background of a shell ignores SIGINT, and hands that on.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [*COMMAND, "--ops", "100000", "--in", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed) as process:
         while not list(tmp_path.glob("*/*/*/merged")):  # made just before the first mount
             assert process.poll() is None
             time.sleep(0.05)
