@@ -165,12 +165,15 @@ class Overlay:
 
     def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
         with self.sb.lock:
+            directory = self.sb.table[ino]
             found: list[tuple[DirEntry, Attr | None]] = []
             for entry in self.readdir(ino, after, count):
                 try:
-                    found.append((entry, self.lookup(ino, entry.name)))
+                    child = look(self.sb, directory, entry.name)
+                    if child is not None:  # or gone behind our back, or another filesystem is mounted there
+                        found.append((entry, self._hold(*child)))
                 except FileNotFoundError:
-                    pass  # gone behind our back, or another filesystem is mounted there
+                    pass
                 except OSError:
                     found.append((entry, None))  # who asks for it by name is told why
             return found
