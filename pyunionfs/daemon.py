@@ -8,6 +8,8 @@ import errno
 import importlib
 import logging
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -98,7 +100,9 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
     spec.check()
     spec = spec.absolute()
     options = transport_options.parse(spec.options)
-    transport = "devfuse" if options.transport == "auto" else options.transport
+    transport = (
+        ("devfuse" if _suits_directly() else "pyfuse3") if options.transport == "auto" else options.transport
+    )
     with Overlay(spec.lower, spec.upper, spec.work, data=spec.data, options=spec.overlay_options()) as overlay:
         overlay.subscribe(_log_event)
         told = _describe(spec, overlay, transport)
@@ -111,6 +115,12 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
             info=lambda more: mount.encode_info({**told, "pid": os.getpid(), **more}),
             on_ready=on_ready,
         )
+
+
+def _suits_directly() -> bool:
+    """Whether the kernel speaks a version of FUSE that the direct transport does: 7.31, of Linux 5.4."""
+    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (5, 4)
 
 
 def _describe(spec: MountSpec, overlay: Overlay, transport: str) -> dict[str, Any]:

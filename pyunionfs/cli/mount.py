@@ -12,6 +12,7 @@ import click
 
 from .. import daemon
 from ..transport import mount as system
+from ..transport import options as transport_options
 
 Words = list[tuple[str, str | None]]
 
@@ -68,6 +69,12 @@ def _take_directories(words: Words, lower: list[str], data: list[str]) -> dict[s
     help="Mount options, by the kernel's names: redirect_dir=on, metacopy=on, index=on, userxattr, volatile, ... "
     "lowerdir+=DIR, datadir+=DIR, ro, nosuid, writeback=on (the README has them all).",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(transport_options.VALUES["transport"]),
+    help="How the kernel is served: devfuse speaks its protocol directly, pyfuse3 goes through libfuse. "
+    "[default: devfuse where the kernel suits it]",
+)
 @click.option("--foreground", is_flag=True, help="Stay, and report on stderr what happens.")
 @click.option(
     "--allow-other/--no-allow-other",
@@ -83,6 +90,7 @@ def mount(
     upper: str | None,
     work: str | None,
     options: Words,
+    transport: str | None,
     foreground: bool,
     allow_other: bool | None,
     log_file: str | None,
@@ -113,13 +121,14 @@ def mount(
     if work is not None and upper is None:
         raise click.UsageError("--work serves an upper directory: give --upper too")
     with _layers(layers, image, root) as (paths, userxattr):
+        userxattrs = {"userxattr": "on"} if userxattr else {}
         spec = daemon.MountSpec(
             lower=paths,
             data=data,
             mountpoint=mountpoint,
             upper=upper,
             work=work,
-            options={**({"userxattr": "on"} if userxattr else {}), **rest},
+            options={**userxattrs, **({} if transport is None else {"transport": transport}), **rest},
             allow_other=allow_other,
             image=image,
         )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyunionfs import daemon
 from pyunionfs.daemon import MountSpec, escape, join_layers, split_layers, split_lower
 from pyunionfs.overlay import params
 
@@ -113,3 +114,13 @@ def test_options_are_told_apart() -> None:
     assert {"noexec", "allow_other", "subtype=pyunionfs"} <= spec.fuse_options()
     assert "ro" not in spec.fuse_options()
     assert "ro" in MountSpec(lower=["/a"], mountpoint="/m").fuse_options()
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"), [("5.3.18", False), ("5.4.0-150-generic", True), ("4.19", False), ("6.18.44-fc", True)]
+)
+def test_the_direct_transport_is_taken_where_the_kernel_suits_it(
+    release: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert daemon._suits_directly() == expected
