@@ -100,9 +100,9 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
     spec.check()
     spec = spec.absolute()
     options = transport_options.parse(spec.options)
-    transport = (
-        ("devfuse" if _suits_directly() else "pyfuse3") if options.transport == "auto" else options.transport
-    )
+    transport = options.transport
+    if transport == "auto":
+        transport = "devfuse" if _suits_directly() else "pyfuse3"
     with Overlay(spec.lower, spec.upper, spec.work, data=spec.data, options=spec.overlay_options()) as overlay:
         overlay.subscribe(_log_event)
         told = _describe(spec, overlay, transport)

@@ -39,7 +39,16 @@ def kernel(layers: Layers) -> Iterator[Path]:
 Mount = Callable[[Layers], AbstractContextManager[Path]]
 
 
-@pytest.fixture(params=[ours, kernel], ids=["pyunionfs", "kernel"])
+@contextmanager
+def pyfuse3(layers: Layers) -> Iterator[Path]:
+    """Through libfuse."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse is missing or not ours to open")
+    with mounts.pyfuse3(layers, {}) as path:
+        yield path
+
+
+@pytest.fixture(params=[ours, pyfuse3, kernel], ids=["pyunionfs", "pyfuse3", "kernel"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     mount: Mount = request.param
     lower = build_layers(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyunionfs.verify import runner
-from pyunionfs.verify.mounting import OPTION_SETS
+from pyunionfs.verify.mounting import OPTION_SETS, Options
 from pyunionfs.verify.script import script
 
 OPS = 1000  # for each set of options
@@ -22,8 +22,15 @@ SELF_OPS = 400
 LONG_SELF_OPS = 5000
 
 
-def run(options_set: str, root: Path, ops: int, sides: object = runner.KERNEL_AND_OURS) -> None:
-    options = OPTION_SETS[options_set]
+def run(
+    options_set: str,
+    root: Path,
+    ops: int,
+    sides: object = runner.KERNEL_AND_OURS,
+    *,
+    extra: Options | None = None,
+) -> None:
+    options = {**OPTION_SETS[options_set], **(extra or {})}
     report = runner.verify(options, ops=ops, seed=1, root=root, sides=sides)
     assert report.steps >= ops or report.finding
     if report.finding is not None:
@@ -40,6 +47,17 @@ def test_ours_behaves_as_the_kernels(
         pytest.skip(why)
     ops = PLAIN_OPS if options_set in ("plain", "userxattr") else OPS
     run(options_set, quick_root, LONG_OPS if request.config.getoption("--long") else ops)
+
+
+@pytest.mark.timeout(1800, method="signal")
+@pytest.mark.parametrize("option", ["transport=pyfuse3", "noopen=off", "channel=block"])
+def test_so_does_each_way_to_serve_it(
+    option: str, quick_root: Path, request: pytest.FixtureRequest, requires: Callable[..., None]
+) -> None:
+    requires("pyunionfs", "kernel_overlay", "other_users")
+    name, _, value = option.partition("=")
+    ops = LONG_OPS if request.config.getoption("--long") else OPS
+    run("plain", quick_root, ops, extra={name: value})
 
 
 @pytest.mark.timeout(600, method="signal")
