@@ -25,9 +25,11 @@ _CREATING = (errno.ENOSPC, errno.EMFILE, errno.EIO, errno.EDQUOT, errno.EROFS)
 # (PEP 475); local filesystems have none anyway, but NFS and FUSE may have it for names.
 _ERRORS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("link", "mkdir", "mknod", "rename", "renameat2", "setxattr", "symlink"), _NAMES),
-    **dict.fromkeys(("ficlone", "copy_file_range", "fdatasync", "fsync", "ftruncate", "pwrite", "pwritev"), _FULL),
+    **dict.fromkeys(
+        ("fallocate", "ficlone", "copy_file_range", "fdatasync", "fsync", "ftruncate", "pwrite", "pwritev"), _FULL
+    ),
     **dict.fromkeys(("removexattr", "rmdir", "unlink"), _REMOVAL),
-    **dict.fromkeys(("chmod", "chown", "fchmod", "utime"), _ATTRIBUTES),
+    **dict.fromkeys(("chmod", "chown", "fchmod", "utime", "utimensat"), _ATTRIBUTES),
     **dict.fromkeys(("listdir", "open_by_handle_at", "open_tree", "openat2", "scandir"), _DESCRIPTOR),
 }
 # When the new view is there, a failure to clear away the old one, or to restore a directory's time, is nobody's

@@ -41,7 +41,7 @@ HARMLESS: dict[ModuleType, frozenset[str]] = {
         pread preadv readlink stat strerror urandom"""
     ),
     linux: _words(
-        """birth_time filesystem_uuid getdents malloc_trim measure_verity name_to_handle_at syncfs mount
+        """birth_time filesystem_uuid getdents has_xattrs malloc_trim measure_verity name_to_handle_at syncfs mount
         mount_setattr umount2 unshare"""
     ),
 }

@@ -18,7 +18,7 @@ from syscalls import GROUP, USER
 from trees import Dir, Fifo, File, HardLink, Node, Symlink, build
 
 from pyunionfs import Overlay, Paths
-from pyunionfs.vfs import Caller, SetAttr
+from pyunionfs.vfs import Caller, Extent, SetAttr
 
 Options = Mapping[str, str | bool]
 
@@ -111,6 +111,21 @@ class Files(Paths):
     def removexattr(self, path: str, name: str) -> None:
         with self._at(path) as attr:
             self._ops.removexattr(attr.ino, name.encode())
+
+    def allocate(self, path: str, mode: int, offset: int, length: int) -> None:
+        with self._at(path) as attr:
+            self._ops.fallocate(Extent(attr.ino, offset, length), mode, kill_suid=False)
+
+    def copy_range(self, source: str, target: str, length: int) -> None:
+        with self._at(source) as one, self._at(target) as two:
+            self._ops.copy_file_range(Extent(one.ino, 0, length), two.ino, 2, kill_suid=False)
+
+    def name_unnamed(self, path: str) -> None:
+        """O_TMPFILE, and then a name for it."""
+        with self._parent(path) as (parent, name):
+            attr = self._ops.tmpfile(parent, 0o640, me())
+            self._made(self._ops.link(attr.ino, parent, name))
+            self._made(attr)
 
     def hold(self, path: str) -> None:
         """Look a path up and keep it, as a program that has it open."""
