@@ -52,6 +52,7 @@ def test_what_the_kernel_forgets_the_daemon_forgets(
         for _ in range(3):
             assert walk(merged) == DIRECTORIES * (FILES + 1)
             full = resident(pid)
+            assert full - start < 1000 * DIRECTORIES * FILES  # bytes: a million files stay under 1 GiB
             assert descriptors(pid) < 2000
             # Not all: an allocator keeps some of it for the next time.
             assert forget(lambda full=full: resident(pid) - start < 0.6 * (full - start))

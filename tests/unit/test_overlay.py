@@ -499,3 +499,15 @@ def test_a_change_while_a_metacopy_is_completed_stays(
         changing[0].join()
         attr = overlay.getattr(ino)
         assert (stat.S_IMODE(attr.mode), attr.mtime_ns) == (0o640, 12345)
+
+
+def test_a_copy_is_given_up_with_its_caller(stack: Stack) -> None:
+    (stack.base / "large").write_bytes(b"x" * 1_000_000)
+    ino = stack.overlay.lookup(ROOT, b"large").ino
+    stack.overlay.interrupted = lambda: True
+    with fails(errno.EINTR):
+        stack.overlay.write(ino, 0, b"y", kill_suid=False)
+    assert not (stack.upper / "large").exists()
+    stack.overlay.interrupted = None
+    stack.overlay.write(ino, 0, b"y", kill_suid=False)
+    assert (stack.upper / "large").read_bytes() == b"y" + b"x" * 999_999
