@@ -6,6 +6,7 @@ each one again under the number that the kernel has for it. The layers themselve
 else.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,9 @@ def _nameless(sb: Superblock, state: Held) -> Inode:
         assert sb.upper is not None
         backing = Backing(sb.upper, None, b"")
         backing.fd = state.fd
+        if backing.find_xattr(sb.marks.metacopy) is not None:  # where its data is was known by its name
+            os.close(state.fd)
+            raise OSError(errno.ESTALE, "a metacopy that has lost its name")
     else:
         backing = sb.layers[state.layer].root
         for name in state.path.split(b"/"):

@@ -3,6 +3,7 @@
 Each program runs on a native directory too, undisturbed: the results must be the same.
 """
 
+import errno
 import json
 import os
 import random
@@ -201,6 +202,23 @@ def test_what_is_open_stays_open(merged: Path) -> None:
         os.write(unnamed, b"named")
         os.link(f"/proc/self/fd/{unnamed}", merged / "named", src_dir_fd=0, follow_symlinks=True)
         assert (merged / "named").read_bytes() == b"named"
+
+
+def test_what_cannot_be_found_again_is_an_error_and_not_other_data(
+    layers: Layers, requires: Callable[..., None]
+) -> None:
+    """A metacopy without a name: what it was copied from is known by its name alone."""
+    requires("pyunionfs")
+    build(layers.lower[0], {"file": "data"})
+    with mounts.devfuse(layers, mounts.METACOPY) as merged:
+        os.chmod(merged / "file", 0o600)
+        with open(merged / "file", "rb", buffering=0) as file:
+            os.unlink(merged / "file")
+            kill_now(merged)
+            with pytest.raises(OSError) as caught:
+                file.read()
+            assert caught.value.errno == errno.ESTALE
+        assert os.listdir(merged) == []
 
 
 @contextmanager
