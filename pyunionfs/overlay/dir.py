@@ -16,7 +16,7 @@ from . import marks
 from .copy_up import copy_up, link_up, mark_impure
 from .held import note
 from .inode import Inode
-from .layer import Backing
+from .layer import Backing, RemovedDirectory
 from .listing import Listing
 from .lookup import check_name, find, peek
 from .merge import Kind
@@ -155,12 +155,12 @@ def tmpfile(sb: Superblock, parent: Inode, mode: int, caller: Caller) -> Inode:
     if mode & caller.umask and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
     path = b"/proc/self/fd/%d" % upper.dir_fd()
-    new = Backing(upper.layer, None, b"")
-    new.fd = os.open(path, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, stat.S_IMODE(mode))
+    fd = os.open(path, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, stat.S_IMODE(mode))
+    new = Backing.nameless(upper.layer, fd)
     try:
         _own(sb, new, upper, mode, caller)
     except BaseException:
-        os.close(new.fd)
+        new.drop()
         raise
     inode = Inode(None, b"", stat.S_IFREG)
     inode.upper, inode.unlinked = new, True
@@ -256,8 +256,9 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
     survives = inode.nlink > 1 if inode.indexed else bool(others)
     entry = upper.name if upper is not None else b""
     before = (upper.parent, upper.name, upper.fd) if upper is not None else None
+    removed: RemovedDirectory | None = None
     if upper is not None and not survives:
-        upper.pin()
+        removed = _pin(upper, is_dir=inode.is_dir)
     elif upper is not None and (upper.parent, upper.name) == (parent.upper, name):
         other_parent, other_name = next(iter(others))
         upper.parent, upper.name = other_parent.upper, other_name
@@ -269,11 +270,15 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
             parent_before, name_before, fd_before = before
             if fd_before < 0:
                 upper.drop()
+            elif upper.parent is None:
+                upper.layer.fds.pinned -= 1
             upper.parent, upper.name = parent_before, name_before
             if fd_before >= 0:
                 upper.layer.fds.add(upper)
         note(sb, inode)
         raise
+    if removed is not None:
+        inode.upper = removed
     parent.loses(name)
     if inode.indexed:
         inode.nlink -= 1
@@ -289,6 +294,16 @@ def losing_name(sb: Superblock, inode: Inode, parent: Inode, name: bytes) -> Ite
         del parent.children_of()[name]
     note(sb, inode)
     release(sb, inode, 0)
+
+
+def _pin(upper: Backing, *, is_dir: bool) -> RemovedDirectory | None:
+    """Hold an object that is about to lose its name. A whole chain of directories may be removed while somebody
+    holds the deepest: where descriptors run out for them, what an empty directory is is remembered.
+    """
+    if is_dir and not upper.layer.fds.can_pin():
+        return RemovedDirectory(upper)
+    upper.pin()
+    return None
 
 
 def release(sb: Superblock, inode: Inode, count: int) -> None:

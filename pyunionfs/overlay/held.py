@@ -108,10 +108,9 @@ def _nameless(sb: Superblock, state: Held) -> Inode:
     """An inode that has lost its name: by the descriptor that pins its object, or by its path in a lower layer."""
     if state.fd >= 0:
         assert sb.upper is not None
-        backing = Backing(sb.upper, None, b"")
-        backing.fd = state.fd
+        backing = Backing.nameless(sb.upper, state.fd)
         if backing.find_xattr(sb.marks.metacopy) is not None:  # where its data is was known by its name
-            os.close(state.fd)
+            backing.drop()
             raise OSError(errno.ESTALE, "a metacopy that has lost its name")
     else:
         backing = sb.layers[state.layer].root

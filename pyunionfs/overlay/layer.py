@@ -31,6 +31,11 @@ class DirFds:
     def __init__(self, budget: int) -> None:
         self._budget = max(budget, 16)
         self._open: OrderedDict[Backing, None] = OrderedDict()
+        self.pinned = 0  # objects without a name, which are not closed to make room
+
+    def can_pin(self) -> bool:
+        """Whether enough is left for everything else."""
+        return self.pinned < self._budget
 
     def __len__(self) -> int:
         return len(self._open)
@@ -197,6 +202,14 @@ class Backing:
         self.name = name
         self.fd = -1  # O_PATH descriptor: of a directory, or of a pinned object
 
+    @classmethod
+    def nameless(cls, layer: Layer, fd: int) -> "Backing":
+        """An object that has no name, held by a descriptor that is given up to it."""
+        backing = cls(layer, None, b"")
+        backing.fd = fd
+        layer.fds.pinned += 1
+        return backing
+
     def child(self, name: bytes) -> "Backing":
         """The object of that name in this directory, whether it exists or not."""
         return Backing(self.layer, self, name)
@@ -303,12 +316,14 @@ class Backing:
         if self.fd < 0:
             self.fd = self.hold()
         self.layer.fds.discard(self)
+        self.layer.fds.pinned += 1
         self.parent = None
 
     def unpin(self, named: "Backing") -> None:
         """Take the name of another Backing of the same object, in place of the descriptor."""
         if self._is_pinned():
             os.close(self.fd)
+            self.layer.fds.pinned -= 1
             self.fd = -1
             self.parent, self.name = named.parent, named.name
 
@@ -316,6 +331,7 @@ class Backing:
         """Close what this object holds open; it may be used again unless it was pinned."""
         if self.fd >= 0 and self is not self.layer.root:
             self.layer.fds.discard(self)
+            self.layer.fds.pinned -= self._is_pinned()
             os.close(self.fd)
             self.fd = -1
 
@@ -420,3 +436,23 @@ class Backing:
             os.removexattr(self._pinned_path(), name)
         else:
             os.removexattr(self.proc_path(), name, follow_symlinks=False)
+
+
+class RemovedDirectory(Backing):
+    """A directory that has been removed while somebody holds it, where no descriptor is left to keep it by: nothing
+    but its attributes, as they were."""
+
+    __slots__ = ("_st",)
+
+    def __init__(self, directory: Backing) -> None:
+        super().__init__(directory.layer, None, b"")
+        self._st = directory.stat()
+
+    def stat(self) -> os.stat_result:
+        return self._st
+
+    def at(self) -> tuple[int, bytes]:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    dir_fd = hold = at  # type: ignore[assignment]
+    proc_path = _pinned_path = at  # type: ignore[assignment]

@@ -511,3 +511,24 @@ def test_a_copy_is_given_up_with_its_caller(stack: Stack) -> None:
     stack.overlay.interrupted = None
     stack.overlay.write(ino, 0, b"y", kill_suid=False)
     assert (stack.upper / "large").read_bytes() == b"y" + b"x" * 999_999
+
+
+def test_what_is_pinned_is_counted(stack: Stack) -> None:
+    overlay = stack.overlay
+    fds = overlay.sb.fds
+    ino = overlay.lookup(ROOT, b"only").ino
+    overlay.write(ino, 0, b"x", kill_suid=False)
+    overlay.unlink(ROOT, b"only")
+    made = overlay.tmpfile(ROOT, 0o600, ME).ino
+    assert fds.pinned == 2
+    overlay.forget(ino, 1)
+    overlay.link(made, ROOT, b"named")
+    assert fds.pinned == 0
+    overlay.forget(made, 2)
+    for number in range(200):
+        directory = overlay.mkdir(ROOT, b"dir%d" % number, 0o755, ME).ino
+        overlay.rmdir(ROOT, b"dir%d" % number)
+        assert stat.S_IMODE(overlay.getattr(directory).mode) == 0o755
+        if number % 2:
+            overlay.forget(directory, 1)
+    assert 0 < fds.pinned <= 100
