@@ -4,7 +4,7 @@ So a name that it lacks needs no look at any layer. A position in it belongs to 
 a list for each opening, here a scan may go on after names came and went, and in a daemon that took over.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 
 from ..vfs import FIRST, DirEntry
 
@@ -27,8 +27,11 @@ class Listing:
 
     def add(self, name: bytes, kind: int) -> None:
         """A name of an object in the upper layer, which is that of index 0."""
-        if self._order is not None and name not in self.names:
-            insort(self._order, (position(name), name))
+        if self._order is not None:
+            item = position(name), name
+            at = bisect_left(self._order, item)
+            if self._order[at : at + 1] != [item]:  # or it was removed during this scan, and has its place still
+                self._order.insert(at, item)
         self.names[name] = kind
 
     def remove(self, name: bytes) -> None:
