@@ -40,12 +40,12 @@ def private(number: int) -> dict[str | bytes, Node]:
     return {f"lower{name}": workers.lower_content(number, name) for name in range(workers.LOWER_FILES)}
 
 
-def stress(where: Path, results: Path, steps: int, *, union: bool) -> None:
+def stress(where: Path, results: Path, steps: int, *, union: bool, kernel: bool = False) -> None:
     results.mkdir()
 
     def work(number: int) -> None:
         os.chdir(where)
-        (results / str(number)).write_bytes(pickle.dumps(workers.run(number, steps, union=union)))
+        (results / str(number)).write_bytes(pickle.dumps(workers.run(number, steps, union=union, kernel=kernel)))
 
     in_processes(PROCESSES, work, seconds=1200)
 
@@ -110,7 +110,8 @@ def test_the_table_of_errors_is_what_the_judges_give(
     objects = {**tree(0), **{f"private{number}": private(number) for number in range(PROCESSES)}}
     build(layers.upper if judge == "native" else layers.lower[0], objects)
     with mounts.MOUNTERS[judge](layers, OPTIONS[options]) as where:
-        stress(where, tmp_path / "results", steps * 2, union=judge == "kernel" and options == "plain")
+        kernel = judge == "kernel"
+        stress(where, tmp_path / "results", steps * 2, union=kernel and options == "plain", kernel=kernel)
         check_private(where, tmp_path / "results")
 
 

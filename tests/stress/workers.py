@@ -1,7 +1,8 @@
 """What the processes of a stress do: random operations on names that all share, careful ones on their own.
 
 ``SHARED`` says for each operation which errors it may give. A native directory is the judge of that table: the
-same stress runs on one, and what no native filesystem gives is an error (``UNION_ONLY`` has the exception).
+same stress runs on one, and what no native filesystem gives is an error (``UNION_ONLY``, ``KERNEL_ONLY`` have the
+exceptions).
 """
 
 import errno
@@ -36,6 +37,9 @@ SHARED: dict[str, Operation] = {}
 COMMON = (ENOENT, ENOTDIR, ELOOP)  # of the way to a name, which others change
 # Without redirects, an overlay does not move directories of a lower layer (overlayfs.rst, "renaming directories").
 UNION_ONLY = {"rename": {errno.EXDEV}, "rename_noreplace": {errno.EXDEV}, "exchange": {errno.EXDEV}}
+# What only the kernel's overlay gives: it finds out late that another process has moved a directory or taken a name
+# (ovl_get_inode: the inode does not verify; ovl_rename, ovl_remove_upper: the name is another's). Ours never does.
+KERNEL_ONLY = {errno.ESTALE}
 
 
 def shared(*errors: int) -> Callable[[Callable[[random.Random], object]], Callable[[random.Random], object]]:
@@ -270,7 +274,7 @@ def lower_content(process: int, name: int) -> bytes:
     return f"{process} {name}|".encode() * 3000
 
 
-def run(number: int, steps: int, *, union: bool) -> dict[str, bytes]:
+def run(number: int, steps: int, *, union: bool, kernel: bool = False) -> dict[str, bytes]:
     """The life of one process in the working directory; returns what its own directory must hold."""
     choose = random.Random(number)
     own = Own(number, choose)
@@ -281,6 +285,7 @@ def run(number: int, steps: int, *, union: bool) -> dict[str, bytes]:
             continue
         name = choose.choice(names)
         allowed = SHARED[name].errors | (UNION_ONLY.get(name, set()) if union else set())
+        allowed |= KERNEL_ONLY if kernel else set()
         try:
             SHARED[name].act(choose)
         except OSError as error:
