@@ -29,7 +29,7 @@ class Divergence:
 
 
 def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
-    return step.slot is not None and kernel.outcome in ("EEXIST", "ENOENT") and not ours.failed
+    return step.slot is not None and kernel.outcome in ("EEXIST", "ENOENT", "EIO") and not ours.failed
 
 
 def _came_back(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
@@ -173,7 +173,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "unlinked before its copy-up",
         "the open file is closed on both sides",
-        "the kernel cannot copy up what has no name any more (EEXIST, or ENOENT with its directory); we can",
+        "the kernel cannot copy up what has no name any more (EEXIST, without its directory ENOENT or EIO); we can",
         _late_copy_up,
         _let_go,
     ),

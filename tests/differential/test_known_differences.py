@@ -41,6 +41,15 @@ CASES = [
         (_HELD, Step("unlink", (Name("file"),)), Step("utime", (Slot(0), _OLD, _OLD))),
     ),
     Case(
+        "unlinked before its copy-up",
+        {"d": {"fifo": Fifo()}},
+        (
+            Step("hold", (Slots(), 0, Name("d/fifo"), OpenFlags(os.O_RDONLY))),
+            Step("remove_tree", (Name("d"),)),
+            Step("chmod", (Slot(0), 0o644)),
+        ),
+    ),
+    Case(
         "unlinked special files",
         {"file": Fifo()},
         (_HELD, Step("unlink", (Name("file"),)), Step("utime", (Slot(0), _OLD, _OLD))),
