@@ -78,6 +78,23 @@ def _no_owner(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return (kernel.outcome == "EPERM" and not ours.failed) or (told == mine and kernel != ours)
 
 
+def _setuid_early(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
+    if step.verb != "allocate" or not kernel.failed or kernel.outcome != ours.outcome:
+        return False
+    mode = r"'[-rwxsSt]{10}'"
+    if re.findall(mode, repr(kernel)) == re.findall(mode, repr(ours)):
+        return False
+    told, mine = (
+        re.sub(rf"{mode}|nlink \d+|mtime (recent|\d+)", "", repr(replace(seen, inode_kept=())))
+        for seen in (kernel, ours)
+    )
+    return told == mine
+
+
+def _no_setuid_in_the_copy(step: Step) -> tuple[Step, ...]:
+    return _no_setuid(step) + _rewrite(step)
+
+
 def _let_go(step: Step) -> tuple[Step, ...]:
     assert step.slot is not None
     return (Step("let_go", (Slots(), step.slot.number)),)
@@ -196,6 +213,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "let pass",
         "overlayfs refuses SEEK_DATA and SEEK_HOLE there (EINVAL); FUSE answers them in the kernel, and does not",
         _directory_holes,
+    ),
+    Divergence(
+        "setuid and failed allocations",
+        "the mode is set on both sides",
+        "overlayfs clears setuid before the layer refuses to allocate; FUSE refuses some modes before it asks us",
+        _setuid_early,
+        _no_setuid_in_the_copy,
     ),
     Divergence(
         "chown to nobody",

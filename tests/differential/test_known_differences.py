@@ -95,6 +95,11 @@ CASES = [
         (_HELD, *(Step("seek", (Slot(0), offset, os.SEEK_DATA)) for offset in (0, 1 << 30))),
     ),
     Case(
+        "setuid and failed allocations",
+        {"file": File("x", 0o4755, 1000)},
+        (Step("allocate", (Name("file"), 0x11, 0, 1), 1000),),
+    ),
+    Case(
         "chown to nobody",
         {"file": File("x", 0o4755)},
         (Step("chown", (Name("file"), -1, -1), 1000),),
