@@ -39,14 +39,16 @@ module                          kernel                answers
 :mod:`.views`                   -                     explain, diff: what a union shows and why
 :mod:`.check`                   -                     fsck for upper directories: find damage, repair it
 :mod:`.verify`                  fs/overlayfs          the same as the kernel? random operations on both
+:mod:`.spec`                    -                     what is mounted and how
 :mod:`.daemon`                  -                     overlay + transport + process = a mount
+:mod:`.handover`                -                     moving a mount to new code
 :mod:`.cli`                     mount(8)              the command line
 ==============================  ====================  ======================================================
 """
 
+from ._version import __version__
 from .daemon import mounted
 from .overlay.fs import Overlay
 from .paths import Paths
 
-__version__ = "0.1.0"
 __all__ = ["Overlay", "Paths", "__version__", "mounted"]

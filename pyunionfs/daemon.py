@@ -13,81 +13,20 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from . import events
-from .overlay.fs import Overlay
-from .overlay.params import OPTIONS
+from . import serving
+from .handover import InstalledCode
+from .spec import MountSpec, Options, join_layers, option_words
 from .transport import mount
 from .transport import options as transport_options
 
 log = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-Options = Mapping[str, str | bool | None]
-TRANSPORT_OPTIONS = frozenset(transport_options.VALUES)
-"""Mount options that say how the kernel is served."""
 _READY = b"\0"
 _TRANSPORTS = {"devfuse": ".transport.devfuse", "pyfuse3": ".transport.libfuse"}
-_FUSE_FLAGS = frozenset(
-    ("ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync")
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountSpec:
-    """What to mount and how; paths may be relative, ``lower`` goes from top to bottom."""
-
-    lower: Sequence[str]
-    mountpoint: str
-    upper: str | None = None
-    work: str | None = None
-    data: Sequence[str] = ()  # data-only layers, below the lower ones
-    options: Options = field(default_factory=dict)
-    allow_other: bool | None = None  # None: as root yes, otherwise no
-    image: str | None = None
-
-    def absolute(self) -> "MountSpec":
-        """The same, independent of the working directory."""
-        return replace(
-            self,
-            lower=[os.path.abspath(path) for path in self.lower],
-            data=[os.path.abspath(path) for path in self.data],
-            upper=os.path.abspath(self.upper) if self.upper is not None else None,
-            work=os.path.abspath(self.work) if self.work is not None else None,
-            mountpoint=os.path.abspath(self.mountpoint),
-        )
-
-    def check(self) -> None:
-        """Raises OSError with a sentence for a mount point that cannot be one."""
-        if not os.path.isdir(self.mountpoint):
-            raise OSError(errno.ENOENT, f"mount point {self.mountpoint} is not a directory")
-        point = os.path.realpath(self.mountpoint)
-        for what, path in (("upper", self.upper), ("work", self.work)):
-            if path is not None and (point + "/").startswith(os.path.realpath(path) + "/"):
-                raise OSError(errno.EINVAL, f"mount point {self.mountpoint} is inside the {what} directory {path}")
-
-    def overlay_options(self) -> dict[str, str | bool | None]:
-        names = {option.name for option in OPTIONS}
-        mine = _FUSE_FLAGS | TRANSPORT_OPTIONS
-        return {name: value for name, value in self.options.items() if name in names or name not in mine}
-
-    def fuse_options(self) -> set[str]:
-        """Options of the FUSE mount; what a mount by root would allow on any other filesystem is allowed."""
-        allow_other = os.geteuid() == 0 if self.allow_other is None else self.allow_other
-        chosen = {name for name in self.options if name in _FUSE_FLAGS}
-        if os.geteuid() == 0:
-            chosen |= {"dev"} if "nodev" not in chosen else set()
-            chosen |= {"suid"} if "nosuid" not in chosen else set()
-        if self.upper is None:
-            chosen.add("ro")
-        if allow_other:
-            chosen.add("allow_other")
-        return chosen | {"fsname=pyunionfs", "subtype=pyunionfs"}
 
 
 def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -103,17 +42,16 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
     transport = options.transport
     if transport == "auto":
         transport = "devfuse" if _suits_directly() else "pyfuse3"
-    with Overlay(spec.lower, spec.upper, spec.work, data=spec.data, options=spec.overlay_options()) as overlay:
-        overlay.subscribe(_log_event)
-        told = _describe(spec, overlay, transport)
+    with serving.union(spec) as overlay:
         serve_by = importlib.import_module(_TRANSPORTS[transport], __package__).serve  # one loads no other
         serve_by(
             overlay,
             spec.mountpoint,
             spec.fuse_options(),
             options,
-            info=lambda more: mount.encode_info({**told, "pid": os.getpid(), **more}),
+            info=serving.info(spec, overlay, transport),
             on_ready=on_ready,
+            successor=InstalledCode(spec, overlay),
         )
 
 
@@ -123,38 +61,7 @@ def _suits_directly() -> bool:
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (5, 4)
 
 
-def _describe(spec: MountSpec, overlay: Overlay, transport: str) -> dict[str, Any]:
-    """What :mod:`.transport.mount` reads from the root's xattr."""
-    known = asdict(spec)
-    known["options"] = dict(word.partition("=")[::2] for word in _option_words(spec.options))
-    known |= {
-        "started_by": os.getpid(),
-        "work": overlay.work_path,
-        "transport": transport,
-        "userxattr": overlay.uses_user_xattrs,
-    }
-    return known
-
-
-def _log_event(event: events.Event) -> None:
-    path = _one_line(event.path)
-    match event:
-        case events.CopyUp():
-            log.info("copy up /%s (%d bytes from lower %d)", path, event.size, event.layer - 1)
-        case events.Whiteout():
-            log.info("whiteout /%s", path)
-        case events.Opaque():
-            log.info("opaque /%s", path)
-        case events.Redirect():
-            log.info("redirect /%s to %s", path, _one_line(event.target))
-
-
-def _one_line(name: bytes) -> str:
-    """A name for the log: it may hold anything, also what looks like a line of the log."""
-    return repr(os.fsdecode(name))[1:-1]
-
-
-def start(spec: MountSpec, *, log_file: str | None = None) -> int:
+def start(spec: MountSpec) -> int:
     """Mount with a daemon in the background; returns its pid once the mount answers.
 
     A mount there whose daemon died is removed first. Raises OSError with the daemon's own words if it could not
@@ -168,7 +75,7 @@ def start(spec: MountSpec, *, log_file: str | None = None) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        os._exit(_daemon(spec, writing, log_file))
+        os._exit(_daemon(spec, writing))
     os.close(writing)
     with open(reading, "rb") as report:
         told = report.read()
@@ -192,11 +99,10 @@ def in_words(error: OSError) -> str:
     return words if error.filename is None else f"{os.fsdecode(error.filename)}: {words}"
 
 
-def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
+def _daemon(spec: MountSpec, report: int) -> int:
     """The daemon's process: whatever is said before the mount answers goes to who waits for it."""
     os.setsid()
     spec = spec.absolute()
-    log_file = os.path.abspath(log_file) if log_file is not None else None
     os.chdir("/")  # so as not to keep another filesystem busy
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -212,10 +118,7 @@ def _daemon(spec: MountSpec, report: int, log_file: str | None) -> int:
         os.close(report)
 
     try:
-        if log_file is not None:
-            logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT)
-        else:
-            logging.disable()
+        serving.start_log(spec)
         serve(spec, on_ready=ready)
     except (OSError, RuntimeError) as error:
         log.exception("the mount has ended")
@@ -254,7 +157,7 @@ def mounted(
     command += ["--lower", join_layers([os.fspath(path) for path in lower], [os.fspath(path) for path in data])]
     command += ["--upper", os.fspath(upper)] if upper is not None else []
     command += ["--work", os.fspath(work)] if work is not None else []
-    command += ["-o", ",".join(_option_words(options))] if options else []
+    command += ["-o", ",".join(option_words(options))] if options else []
     command += ["--log", os.fspath(log_file)] if log_file is not None else []
     if allow_other is not None:
         command.append("--allow-other" if allow_other else "--no-allow-other")
@@ -291,70 +194,3 @@ def _unmount_surely(point: str) -> None:
         if error.errno != errno.EBUSY:
             raise
         mount.unmount(point, lazy=True)
-
-
-def _option_words(options: Options) -> list[str]:
-    words = []
-    for name, value in options.items():
-        text = "on" if value is True else "off" if value is False else value
-        words.append(name if text is None else f"{name}={text}")
-    return words
-
-
-def escape(path: str) -> str:
-    """Write a path as an element of a ``:``-separated list of layers."""
-    return path.replace("\\", "\\\\").replace(":", "\\:")
-
-
-def join_layers(lower: Sequence[str], data: Sequence[str] = ()) -> str:
-    """Inverse of :func:`split_lower`."""
-    return "".join([":".join(map(escape, lower)), *("::" + escape(path) for path in data)])
-
-
-def split_lower(text: str) -> tuple[list[str], list[str]]:
-    """Split ``a:b::c::d`` into the layers ``a`` and ``b`` and the data-only layers ``c`` and ``d``.
-
-    Raises OSError(EINVAL) for an empty element, and for a layer after a data-only one (ovl_parse_param_lowerdir).
-    """
-    lower: list[str] = []
-    data: list[str] = []
-    doubled = False  # the colon before this element is
-    for element in _split(text):
-        if not element and (doubled or not lower):
-            raise _empty_layer(text)
-        if element and data and not doubled:
-            raise OSError(errno.EINVAL, f"a layer follows a data-only layer in {text!r}")
-        if element:
-            (data if doubled else lower).append(element)
-        doubled = not element
-    if doubled:
-        raise _empty_layer(text)
-    return lower, data
-
-
-def split_layers(text: str) -> list[str]:
-    """Split ``a:b:c`` at its colons; ``\\:`` is a colon of a path, ``\\\\`` a backslash.
-
-    Raises OSError(EINVAL) for an empty element.
-    """
-    layers = _split(text)
-    if not all(layers):
-        raise _empty_layer(text)
-    return layers
-
-
-def _split(text: str) -> list[str]:
-    layers, current, chars = [], "", iter(text)
-    for char in chars:
-        if char == "\\":
-            current += next(chars, "\\")
-        elif char == ":":
-            layers.append(current)
-            current = ""
-        else:
-            current += char
-    return [*layers, current]
-
-
-def _empty_layer(text: str) -> OSError:
-    return OSError(errno.EINVAL, f"empty layer in {text!r} (write a colon of a path as \\:)")

@@ -15,6 +15,7 @@ _COMMANDS = {
     "umount": ("mount", "umount"),
     "mounts": ("mount", "mounts"),
     "refresh": ("mount", "refresh"),
+    "reexec": ("mount", "reexec"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
     "check": ("check", "check"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import daemon
+from ..spec import split_layers
 from .text import printable
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def check(
 def _split_lower(text: str) -> tuple[list[str], list[str]]:
     """Split ``a:b::c::d`` into layers and data-only layers; a backslash makes a colon part of a path."""
     first, *data = re.split(r"(?<!\\)::", text.replace("\\\\", "\0"))
-    paths = [daemon.split_layers(part.replace("\0", "\\\\")) for part in (first, *data)]
+    paths = [split_layers(part.replace("\0", "\\\\")) for part in (first, *data)]
     return paths[0], [path for part in paths[1:] for path in part]
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 
 import click
 
-from .. import daemon
+from .. import daemon, serving
+from ..spec import MountSpec, split_lower
 from ..transport import mount as system
 from ..transport import options as transport_options
 
@@ -35,7 +35,7 @@ def _take_directories(words: Words, lower: list[str], data: list[str]) -> dict[s
         if not value:
             raise OSError(errno.EINVAL, f"mount option {name} needs a directory")
         if name == "lowerdir":
-            lower[:], data[:] = daemon.split_lower(value)
+            lower[:], data[:] = split_lower(value)
             whole = True
         elif whole:
             raise OSError(errno.EINVAL, f"mount option {name} cannot follow a whole list of layers")
@@ -113,7 +113,7 @@ def mount(
       docker save app:1 -o app.tar
       pyunionfs mount --image app.tar --upper mine /mnt/m
     """
-    layers, data = daemon.split_lower(lower) if lower is not None else ([], [])
+    layers, data = split_lower(lower) if lower is not None else ([], [])
     rest = _take_directories(options, layers, data)
     upper, work = rest.pop("upperdir", None) or upper, rest.pop("workdir", None) or work
     if bool(layers) == (image is not None):
@@ -122,7 +122,7 @@ def mount(
         raise click.UsageError("--work serves an upper directory: give --upper too")
     with _layers(layers, image, root) as (paths, userxattr):
         userxattrs = {"userxattr": "on"} if userxattr else {}
-        spec = daemon.MountSpec(
+        spec = MountSpec(
             lower=paths,
             data=data,
             mountpoint=mountpoint,
@@ -131,11 +131,13 @@ def mount(
             options={**userxattrs, **({} if transport is None else {"transport": transport}), **rest},
             allow_other=allow_other,
             image=image,
+            log_file=log_file,
+            foreground=foreground,
         )
         if foreground:
-            _serve(spec, log_file)
+            _serve(spec)
         else:
-            daemon.start(spec, log_file=log_file)
+            daemon.start(spec)
 
 
 @contextmanager
@@ -150,9 +152,8 @@ def _layers(lower: list[str], image: str | None, root: str | None) -> Iterator[t
         yield [str(path) for path in paths], userxattr
 
 
-def _serve(spec: daemon.MountSpec, log_file: str | None) -> None:
-    handler = logging.FileHandler(log_file) if log_file else logging.StreamHandler(sys.stderr)
-    logging.basicConfig(level=logging.INFO, format=daemon.LOG_FORMAT, handlers=[handler])
+def _serve(spec: MountSpec) -> None:
+    serving.start_log(spec)
     try:
         daemon.serve(spec)
     except RuntimeError as error:
@@ -217,3 +218,16 @@ def refresh(mountpoints: tuple[str, ...]) -> None:
     """
     for mountpoint in mountpoints:
         system.refresh(mountpoint)
+
+
+@click.command()
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
+def reexec(mountpoints: tuple[str, ...]) -> None:
+    """Move a mount to the code that is installed now, after an upgrade.
+
+    Programs that use the mount see a pause, and nothing of theirs is closed. The new code first shows that it can
+    serve this mount; if it cannot, one line says why, and the mount stays as it is.
+    """
+    for mountpoint in mountpoints:
+        old, new = system.reexec(mountpoint)
+        click.echo(f"{mountpoint}: daemon {old['pid']} ({old['version']}) -> {new['pid']} ({new['version']})")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from .. import daemon
+from ..spec import split_lower
 from ..transport import mount as system
 from ..views.union import Union, relative
 from .text import printable
@@ -45,7 +45,7 @@ def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool
     answers = []
     for path in paths:
         if lower is not None:
-            layers, data = daemon.split_lower(lower)
+            layers, data = split_lower(lower)
             union, inside = Union(layers, upper, userxattr, data), os.fsencode(path.strip("/"))
         else:
             found = _mounted(path)
@@ -91,7 +91,7 @@ def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
     else:
         if not os.path.isdir(where):
             raise OSError(errno.ENOTDIR, f"{where} is not a directory")
-        layers, data = daemon.split_lower(lower) if lower else ([], [])
+        layers, data = split_lower(lower) if lower else ([], [])
         union = Union(layers, where, userxattr, data)
     changes = view.diff(union)
     if as_json:

@@ -33,7 +33,8 @@ class Overlay:
     ``lower`` are the read-only layers, top to bottom; ``upper`` takes the changes, and without it the union
     is read-only (EROFS); ``work`` is a directory on the filesystem of ``upper``, by default a hidden sibling
     of it. ``data`` are data-only layers, which hold the data of metacopies and show no names of their own.
-    ``options`` are mount options by their kernel names (:mod:`pyunionfs.overlay.params`).
+    ``options`` are mount options by their kernel names (:mod:`pyunionfs.overlay.params`). ``adopt`` are the
+    :attr:`locks` of a process that this one goes on for: the work directory stays as that one has it.
 
     Raises ``OSError`` with a sentence: ENOENT, ENOTDIR, ELOOP, EINVAL or EBUSY (:mod:`.super`).
     """
@@ -46,6 +47,7 @@ class Overlay:
         *,
         data: Sequence[Path] = (),
         options: Mapping[str, str | bool | None] | None = None,
+        adopt: Sequence[int] | None = None,
     ) -> None:
         privileged = is_privileged()
         self.sb = Superblock(
@@ -55,6 +57,7 @@ class Overlay:
             params.parse(options or {}, upper=upper is not None, privileged=privileged),
             data=[os.fsencode(path) for path in data],
             namespace=marks.TRUSTED if privileged else marks.USER,
+            adopt=adopt,
         )
         self._add_root()
 
@@ -115,6 +118,15 @@ class Overlay:
     def restore(self, states: Mapping[Ino, Held]) -> Set[Move]:
         with self.sb.lock:
             return held.restore(self.sb, states)
+
+    @property
+    def locks(self) -> list[int]:
+        """The descriptors that hold the upper and the work directory for this union; none if it has none."""
+        return self.sb.locks
+
+    def identities(self) -> list[tuple[int, int]]:
+        """The directory of each layer, top to bottom: st_dev and st_ino."""
+        return [(st.st_dev, st.st_ino) for st in (os.fstat(layer.root.fd) for layer in self.sb.layers)]
 
     @property
     def root(self) -> Inode:

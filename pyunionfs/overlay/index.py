@@ -48,19 +48,25 @@ class Index:
             os.mkdir(_INDEX, 0o700, dir_fd=work.fd)
         except FileExistsError:
             pass
-        directory = work.child(_INDEX)
-        directory.parent, directory.fd = None, os.open(_INDEX, _OPEN_DIRECTORY, dir_fd=work.fd)
+        index = cls.adopt(work, upper, lower, namespace)
+        directory = index._dir
         try:
             if os.fstat(directory.fd).st_uid == os.geteuid():
                 directory.chmod(0o700)  # the kernel makes it with no permissions at all
             _tie(upper.root, namespace.origin, lower[0].make_origin(lower[0].root), "the lower directories")
             _tie(directory, namespace.upper, upper.make_origin(upper.root, upper=True), "the upper directory")
-            index = cls(directory, lower, namespace)
             index._clean_up()
         except BaseException:
-            os.close(directory.fd)
+            index.close()
             raise
         return index
+
+    @classmethod
+    def adopt(cls, work: Backing, upper: Layer, lower: Sequence[Layer], namespace: Namespace) -> "Index":
+        """Take the index directory as another process has it."""
+        directory = work.child(_INDEX)
+        directory.parent, directory.fd = None, os.open(_INDEX, _OPEN_DIRECTORY, dir_fd=work.fd)
+        return cls(directory, lower, namespace)
 
     def close(self) -> None:
         os.close(self._dir.fd)

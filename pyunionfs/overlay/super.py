@@ -45,6 +45,7 @@ class Superblock:
         *,
         data: Sequence[bytes] = (),
         namespace: marks.Namespace = marks.TRUSTED,
+        adopt: Sequence[int] | None = None,
     ) -> None:
         self.params = params
         self.marks = marks.USER if params.userxattr else namespace
@@ -60,7 +61,8 @@ class Superblock:
         self.name_max = 255
         self.ownership: Ownership | None = None  # None: people see what the layers have
         self.traps: set[tuple[int, int]] = set()  # our own directories, by (st_dev, st_ino)
-        self._held: list[int] = []  # descriptors that hold locks and mounts
+        self.locks: list[int] = []  # descriptors
+        self._held: list[int] = []  # and those that hold mounts
         self._copying: dict[Inode, tuple[threading.Lock, int]] = {}  # with its users
         if upper is not None and work is None:
             work = default_work(upper)
@@ -78,7 +80,7 @@ class Superblock:
             _check_overlap(self.lower + self.data, upper, work)  # before the work directory is touched
             if upper is not None:
                 assert work is not None
-                self._open_upper(upper, work)
+                self._open_upper(upper, work, adopt)
             else:
                 self._number_layers()
         except BaseException:
@@ -131,14 +133,14 @@ class Superblock:
             self.index.close()
         for layer in self.layers:
             layer.close()
-        for fd in self._held:
+        for fd in self._held + self.locks:
             os.close(fd)
-        self.lower, self.data, self._held = [], [], []
+        self.lower, self.data, self._held, self.locks = [], [], [], []
         self.upper = self.workdir = self.index = None
 
     # -- opening -------------------------------------------------------------------------------------
 
-    def _open_upper(self, upper: bytes, work: bytes) -> None:
+    def _open_upper(self, upper: bytes, work: bytes, adopt: Sequence[int] | None) -> None:
         upper_real, work_real = os.path.realpath(upper), os.path.realpath(work)
         if _contains(upper_real, work_real) or _contains(work_real, upper_real):
             raise OSError(errno.EINVAL, "the work and the upper directory must be separate subtrees")
@@ -151,18 +153,25 @@ class Superblock:
         self._held.append(work_fd)
         if os.fstat(upper_fd).st_dev != os.fstat(work_fd).st_dev:
             raise OSError(errno.EINVAL, "the work and the upper directory must be on the same filesystem")
-        self._held.append(lock_directory(upper, upper_fd, "upper"))
-        self._held.append(lock_directory(work, work_fd, "work"))
+        if adopt is not None:
+            self.locks = list(adopt)
+        else:
+            self.locks.append(lock_directory(upper, upper_fd, "upper"))
+            self.locks.append(lock_directory(work, work_fd, "work"))
         self.traps = {(st.st_dev, st.st_ino) for st in map(os.fstat, (upper_fd, work_fd))}
         self._number_layers()
         work_dir = Backing(self.upper, None, b".")
         work_dir.fd = work_fd
-        self.workdir = Workdir.prepare(work_dir, volatile=self.params.volatile)
+        if adopt is not None:
+            self.workdir = Workdir.adopt(work_dir)
+        else:
+            self.workdir = Workdir.prepare(work_dir, volatile=self.params.volatile)
         if not self.workdir.keeps_xattrs(self.marks):  # as on a kernel: without them these cannot be
             self.params = replace(self.params, redirect_dir="nofollow", metacopy=False, index=False)
             return
         if self.params.index:
-            self.index = Index.prepare(work_dir, self.upper, self.lower, self.marks)
+            prepare = Index.prepare if adopt is None else Index.adopt
+            self.index = prepare(work_dir, self.upper, self.lower, self.marks)
         name_union(self.upper.root, self.marks, self.params.uuid)
 
     def _number_layers(self) -> None:

@@ -73,12 +73,19 @@ class Workdir:
         left.drop()
         remove_tree(work, _WORK)  # whoever made it: what we build in must be ours alone
         os.mkdir(_WORK, 0o700, dir_fd=work.fd)
+        made = cls.adopt(work)
+        if volatile:  # ovl_create_volatile_dirty
+            fd = made._dir.fd
+            os.mkdir(b"incompat", 0o700, dir_fd=fd)
+            os.mkdir(b"incompat/volatile", 0o700, dir_fd=fd)
+            os.mknod(b"incompat/volatile/dirty", stat.S_IFREG | 0o600, dir_fd=fd)
+        return made
+
+    @classmethod
+    def adopt(cls, work: Backing) -> "Workdir":
+        """Take ``work`` as another process has it: with what that one has made and not put in place."""
         directory = work.child(_WORK)
         directory.parent, directory.fd = None, os.open(_WORK, _OPEN_DIRECTORY, dir_fd=work.fd)
-        if volatile:  # ovl_create_volatile_dirty
-            os.mkdir(b"incompat", 0o700, dir_fd=directory.fd)
-            os.mkdir(b"incompat/volatile", 0o700, dir_fd=directory.fd)
-            os.mknod(b"incompat/volatile/dirty", stat.S_IFREG | 0o600, dir_fd=directory.fd)
         return cls(directory)
 
     def clear(self) -> None:

@@ -26,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from .. import vfs
 from ..vfs import Attr, Caller, Ino
 from .attach import mount_directly
+from .handing import Successor
 from .mount import INFO_XATTR, REFRESH_XATTR, Info
 from .options import TransportOptions
 
@@ -388,11 +389,12 @@ def serve(
     *,
     info: Info,
     on_ready: Callable[[], None],
+    successor: Successor,
 ) -> None:
     """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
 
     ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. Raises RuntimeError
-    when mounting fails (libfuse says why on stderr).
+    when mounting fails (libfuse says why on stderr). There is no ``successor`` to a session of libfuse's.
     """
     adapter = Adapter(operations, info, on_ready)
     adapter.enable_writeback_cache = options.writeback

@@ -10,6 +10,7 @@ import os
 import select
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +24,16 @@ INFO_XATTR = "user.pyunionfs"
 An xattr holds 64 KiB, which hundreds of long paths may exceed: then it is compressed (zlib)."""
 REFRESH_XATTR = "user.pyunionfs.refresh"
 """Read on the root of a mount by root or the owner of the mount, this has the layers looked at again."""
+REEXEC_XATTR = "user.pyunionfs.reexec"
+"""Read on the root of a mount by root or the owner of the mount, this has the daemon leave for one with the code
+that is installed now. The value says why it does not; if it does, there is none."""
 _XATTR_SIZE_MAX = 65536
 Info = Callable[[Mapping[str, object]], bytes]
 """What a transport answers to a read of INFO_XATTR, given what it adds itself."""
 
 _ANSWER_WAIT = 3.0  # seconds for a daemon to tell of itself
+_REEXEC_WAIT = 90.0  # seconds
+_PAUSE = 0.02  # seconds
 _EXIT_WAIT = 15.0  # seconds for a daemon to end after the unmount
 
 
@@ -208,3 +214,35 @@ def refresh(mountpoint: str) -> None:
         if error.errno == errno.ENODATA:
             raise OSError(errno.EPERM, f"{mountpoint} is somebody else's mount") from None
         raise
+
+
+def reexec(mountpoint: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Move a mount to the code that is installed now. Returns what the old and the new daemon tell of themselves.
+
+    Raises OSError: EINVAL if nothing of ours is mounted there, EPERM for users other than root and the owner,
+    EOPNOTSUPP where no other daemon can take over, ENOEXEC with a sentence if the new code cannot, ETIMEDOUT.
+    """
+    mount = find(mountpoint)
+    if mount is None:
+        raise OSError(errno.EINVAL, f"{mountpoint} is not mounted by pyunionfs")
+    if mount.state == "live" and not mount.info.get("takeover"):
+        raise OSError(errno.EOPNOTSUPP, f"{mountpoint}: no other daemon can take over (see takeover in the README)")
+    deadline = time.monotonic() + _REEXEC_WAIT
+    while True:
+        try:
+            words = os.getxattr(mountpoint, REEXEC_XATTR)
+            break
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                raise OSError(errno.EPERM, f"{mountpoint} is somebody else's mount") from None
+            if error.errno != errno.EAGAIN or time.monotonic() > deadline:  # it is busy
+                raise
+        time.sleep(_PAUSE)
+    if words:
+        raise OSError(errno.ENOEXEC, f"{mountpoint} stays as it is: {words.decode(errors='replace')}")
+    while time.monotonic() < deadline:
+        told = decode_info(os.getxattr(mountpoint, INFO_XATTR))
+        if told["pid"] != mount.pid:
+            return mount.info, told
+        time.sleep(_PAUSE)
+    raise OSError(errno.ETIMEDOUT, f"{mountpoint}: the old daemon does not leave")

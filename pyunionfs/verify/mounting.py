@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import daemon, linux
+from ..spec import TRANSPORT_OPTIONS
 
 Options = Mapping[str, str | bool]
 Mounter = Callable[..., AbstractContextManager[Path]]
@@ -85,7 +86,7 @@ def kernel(layers: Layers, options: Options = PLAIN, *, read_only: bool = False)
     data = [] if "lowerdir" in options else ["lowerdir=" + ":".join(str(path) for path in layers.lower)]
     if not read_only:
         data += [f"upperdir={layers.upper}", f"workdir={layers.work}"]
-    ours = _FLAGS.keys() | daemon.TRANSPORT_OPTIONS
+    ours = _FLAGS.keys() | TRANSPORT_OPTIONS
     data += kernel_words({key: value for key, value in options.items() if key not in ours})
     flags = sum(bit for key, bit in _FLAGS.items() if options.get(key))
     _mount_kernel(layers.merged, flags, ",".join(data))

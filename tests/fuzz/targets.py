@@ -18,7 +18,7 @@ from pathlib import Path
 import archives
 from archives import Picture, directory, entry, hardlink, layer, opaque, pax, symlink, whiteout
 
-from pyunionfs import daemon
+from pyunionfs import spec as specs
 from pyunionfs.cli.mount import _options, _take_directories
 from pyunionfs.image import config, jsons, names, reference, tar
 from pyunionfs.image import pax as pax_records
@@ -91,7 +91,7 @@ def options(data: bytes) -> None:
     with refused(errno.EINVAL):
         words = _options(None, None, (os.fsdecode(data),))  # type: ignore[arg-type]
         given = _take_directories(words, [], [])
-        spec = daemon.MountSpec(lower=["/lower"], mountpoint="/merged", options=given, allow_other=False)
+        spec = specs.MountSpec(lower=["/lower"], mountpoint="/merged", options=given, allow_other=False)
         assert "allow_other" not in spec.fuse_options()
         for privileged in (True, False):
             params.parse(spec.overlay_options(), upper=True, privileged=privileged)
@@ -99,12 +99,12 @@ def options(data: bytes) -> None:
 
 def layers(data: bytes) -> None:
     text = os.fsdecode(data)
-    assert daemon.split_layers(daemon.escape(text)) == [text] if text else True
+    assert specs.split_layers(specs.escape(text)) == [text] if text else True
     with refused(errno.EINVAL):
-        lower, data_only = daemon.split_lower(text)
+        lower, data_only = specs.split_lower(text)
         assert lower
         assert all([*lower, *data_only])
-        assert daemon.split_lower(":".join(map(daemon.escape, lower)))[0] == lower
+        assert specs.split_lower(":".join(map(specs.escape, lower)))[0] == lower
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import syscalls
 from mounts import Layers
 
 import pyunionfs
-from pyunionfs.daemon import MountSpec
+from pyunionfs.spec import MountSpec
 from pyunionfs.transport import attach, libfuse
 
 ASKED = [{}, {"ro": None}, {"suid": None, "dev": None}, {"nosuid": None, "nodev": None, "noexec": None}]

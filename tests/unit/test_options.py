@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyunionfs import daemon
-from pyunionfs.daemon import MountSpec, escape, join_layers, split_layers, split_lower
 from pyunionfs.overlay import params
+from pyunionfs.spec import MountSpec, escape, join_layers, split_layers, split_lower
 
 
 @given(st.lists(st.text(alphabet="ab:\\/. ", min_size=1), min_size=1))

@@ -11,14 +11,16 @@ Neither pyfuse3 nor trio is loaded.
 import os
 import threading
 from collections.abc import Callable, Set
+from functools import partial
 
 from ... import vfs
-from ..attach import attach
+from ..attach import Attached, attach
+from ..handing import Handed, Successor
 from ..mount import Info
 from ..options import TransportOptions
 from . import uring
 from .session import Session
-from .supervisor import supervise
+from .supervisor import open_descriptors, supervise
 
 
 def serve(
@@ -29,26 +31,41 @@ def serve(
     *,
     info: Info,
     on_ready: Callable[[], None],
+    successor: Successor,
 ) -> None:
     """Mount at ``mountpoint`` and answer requests until it is unmounted, or SIGTERM or SIGINT arrives.
 
-    ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. Raises OSError with a sentence
-    when mounting fails.
+    ``flags`` are FUSE mount options; ``default_permissions`` is always one of them. ``successor`` is the code that
+    may take over. Raises OSError with a sentence when mounting fails.
     """
     os.umask(0)  # the caller's is applied where an object is created
     if options.enable_uring:
         uring.enable()
     attached = attach(mountpoint, flags | {"default_permissions"})
     try:
-        session = Session(attached.fd, operations, options, info=info)
+        session = Session(attached, operations, options, info=info, successor=successor)
         session.handshake()
         attached.read_far_ahead()
         on_ready()
         if session.can_be_taken_over and threading.active_count() == 1:
             session.keep_ledger()
-            if supervise(session.run, session.take_over):
+            mine = open_descriptors()
+            if supervise(session.run, partial(session.take_over, mine), session.hand_on):
                 return
             session.drop_ledger()
         session.run()
+    finally:
+        attached.detach()
+
+
+def resume(
+    operations: vfs.Operations, handed: Handed, options: TransportOptions, *, info: Info, successor: Successor
+) -> None:
+    """Go on with a mount that another process has handed on, until it ends."""
+    attached = Attached(handed.fd, handed.mountpoint, handed.mount_id)
+    try:
+        session = Session(attached, operations, options, info=info, successor=successor)
+        take_over = partial(session.take_over, open_descriptors() - session.accept(handed))
+        supervise(take_over, take_over, session.hand_on)
     finally:
         attached.detach()

@@ -8,12 +8,12 @@ again when it may. Nothing here decides what a filesystem does.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from ... import linux, vfs
 from ...vfs import Caller, Extent, Ino, SetAttr
-from ..mount import INFO_XATTR, REFRESH_XATTR
+from ..mount import INFO_XATTR
 from . import abi, replies
 from .abi import Opcode, SetAttrValid
 from .files import ByRequest, Files
@@ -21,7 +21,6 @@ from .files import ByRequest, Files
 _G = 10**9
 _SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
 _INFO = INFO_XATTR.encode()
-_REFRESH = REFRESH_XATTR.encode()
 _ACL = b"system.posix_acl_access"
 _FLAGS_OF = {linux.FS_IOC_GETFLAGS: False, linux.FS_IOC_FSGETXATTR: True}
 _SET_FLAGS_OF = {linux.FS_IOC_SETFLAGS: False, linux.FS_IOC_FSSETXATTR: True}
@@ -58,13 +57,15 @@ class Requests:
         operations: vfs.Operations,
         *,
         info: Callable[[], bytes],
-        refresh: Callable[[], None],
+        orders: Mapping[str, Callable[["Call"], bytes]],
         files: Files | None,
     ) -> None:
-        """``files`` are the open files; None: the kernel tells of none."""
+        """``orders`` are carried out for the owner of the mount who reads such an xattr of the root, and return its
+        value; ``files`` are the open files, None: the kernel tells of none.
+        """
         self._ops = operations
         self._info = info
-        self._refresh = refresh
+        self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
@@ -190,11 +191,8 @@ class Requests:
         name = bytes(call.payload[:-1])
         if call.nodeid == vfs.ROOT and name == _INFO:
             return _sized(self._info(), size)
-        if call.nodeid == vfs.ROOT and name == _REFRESH and call.uid in (0, os.geteuid()):
-            if not call.may_wait:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            self._refresh()
-            return _sized(b"", size)
+        if call.nodeid == vfs.ROOT and name in self._orders and call.uid in (0, os.geteuid()):
+            return _sized(self._orders[name](call), size)
         return _sized(self._ops.getxattr(call.nodeid, name), size)
 
     def setxattr(self, call: Call) -> Reply:

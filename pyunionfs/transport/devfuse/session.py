@@ -14,10 +14,13 @@ from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ... import vfs
 from ...vfs import Ino
-from ..mount import Info
+from ..attach import Attached
+from ..handing import Handed, Successor
+from ..mount import REEXEC_XATTR, REFRESH_XATTR, Info
 from ..options import TransportOptions
 from . import abi, uring
 from .abi import Init, Notify, Opcode
@@ -69,15 +72,26 @@ class Agreed:
 class Session:
     """A mount, from INIT to its end."""
 
-    def __init__(self, fd: int, operations: vfs.Operations, options: TransportOptions, *, info: Info) -> None:
-        self._fd = fd
+    def __init__(
+        self,
+        attached: Attached,
+        operations: vfs.Operations,
+        options: TransportOptions,
+        *,
+        info: Info,
+        successor: Successor,
+    ) -> None:
+        self._attached = attached
+        self._fd = fd = attached.fd
+        self._successor = successor
         self._ops = operations
         self._options = options
         # Only root can open again what lost its permissions while it was open, so only root needs no OPEN.
         self._no_open = os.geteuid() == 0 and options.noopen
         files = None if self._no_open else Passthrough(fd, operations) if options.passthrough else ByRequest()
         self._info = info
-        self._requests = Requests(operations, info=self._tell, refresh=self._refresh, files=files)
+        orders = {REFRESH_XATTR: self._refresh, REEXEC_XATTR: self._rehearse}
+        self._requests = Requests(operations, info=self._tell, orders=orders, files=files)
         self._agreed = Agreed(0, 0)
         self._ledger_fd = -1
         self._resent: Resent | None = None
@@ -86,6 +100,7 @@ class Session:
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
         self._ended = threading.Event()
+        self._leaving = False  # other code shall go on
         self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
         self._mine = threading.local()  # the unique of the slow request of this thread
         operations.stale = self._stale
@@ -170,7 +185,35 @@ class Session:
         os.close(self._ledger_fd)
         self._ledger_fd = -1
 
-    def take_over(self, mine: Set[int]) -> None:
+    def accept(self, handed: Handed) -> set[int]:
+        """Take what another process has handed on. Returns the descriptors that :meth:`take_over` will find in the
+        ledger, which stay open as long as what is noted there."""
+        self._agreed = Agreed(handed.minor, handed.flags)
+        self._ledger_fd = handed.ledger
+        found = {state.fd for state in Ledger(handed.ledger).read().values() if state.fd >= 0}
+        for fd in (handed.fd, handed.ledger, *found):
+            os.set_inheritable(fd, False)
+        return found
+
+    def hand_on(self) -> NoReturn:
+        """Have other code go on in this process, which answers nothing. Raises OSError if that cannot be."""
+        self._successor.take_place(self._handed())
+
+    def _handed(self) -> Handed:
+        at, agreed = self._attached, self._agreed
+        return Handed(self._fd, at.mountpoint, at.mount_id, agreed.minor, agreed.flags, self._ledger_fd)
+
+    def _rehearse(self, call: Call) -> bytes:
+        """Returns why other code cannot go on; b"": it will, once this is answered. ENODATA: none ever can."""
+        if self._ledger_fd < 0:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        if self._mine_is(call):
+            words = self._successor.rehearse(self._handed())
+            self._leaving = not words
+            return words.encode()
+        raise BlockingIOError(errno.EAGAIN, "it would hold up the others")
+
+    def take_over(self, mine: Set[int]) -> bool:
         """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
         descriptors, all others are of the dead one.
         """
@@ -183,12 +226,13 @@ class Session:
         log.info("took over: %d inodes", len(held))
         self._resent = Resent(self._requests, self._ops, moves)
         notify(self._fd, Notify.RESEND, b"")
-        self.run()
+        return self.run()
 
     # -- answering -------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Answer requests until the mount is gone, or SIGTERM, SIGINT or SIGHUP arrives."""
+    def run(self) -> bool:
+        """Answer requests until the mount is gone, or SIGTERM, SIGINT or SIGHUP arrives. True if it lives on: other
+        code is to go on."""
         if self._ledger_fd >= 0 and self._ops.journal is None:
             self._ops.journal = Ledger(self._ledger_fd)
         if self.channel == "poll":
@@ -204,6 +248,7 @@ class Session:
             self._start_thread()
             arrived.wait(self._ended)
         self._ops.stale = None
+        return self._leaving
 
     def _start_thread(self) -> None:
         self._threads += 1
@@ -265,6 +310,9 @@ class Session:
             self._answer(channel, call)
         finally:
             del self._slow[call.unique]
+        if self._leaving:
+            self._ended.set()
+            self._on_end()
 
     def _answer(self, channel: Channel, call: Call) -> bool:
         """The one translator of errors. False if the call would have to wait and may not."""
@@ -309,6 +357,10 @@ class Session:
     def _is_interrupted(self) -> bool:
         return self._slow.get(getattr(self._mine, "unique", 0), False)
 
+    def _mine_is(self, call: Call) -> bool:
+        """Whether a call is answered by a thread that has it for itself."""
+        return getattr(self._mine, "unique", 0) == call.unique
+
     # -- unasked ---------------------------------------------------------------------------------------
 
     def _stale(self, ino: Ino) -> None:
@@ -319,13 +371,16 @@ class Session:
         """
         notify(self._fd, Notify.INVAL_INODE, abi.INVAL_INODE_OUT.pack(ino, -1, 0))
 
-    def _refresh(self) -> None:
+    def _refresh(self, call: Call) -> bytes:
         """Have the kernel forget what may no longer be so."""
+        if not call.may_wait:
+            raise BlockingIOError(errno.EAGAIN, "it would hold up the others")
         for change in self._ops.refresh():
             notify(self._fd, Notify.INVAL_INODE, abi.INVAL_INODE_OUT.pack(change.ino, 0, 0))
             for name in change.names:
                 head = abi.INVAL_ENTRY_OUT.pack(change.directory, len(name), 0)
                 notify(self._fd, Notify.INVAL_ENTRY, head + name + b"\0")
+        return b""
 
 
 def _name_of(call: Call) -> str:

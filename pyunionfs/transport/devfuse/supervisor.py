@@ -12,9 +12,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Set
-from functools import partial
+from collections.abc import Callable
 from struct import Struct
+from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +23,21 @@ _CLONE_FILES = 0x400
 _CLONE_ARGS = Struct("=QQQQQQQQ")  # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
 _TOO_OFTEN = 5  # deaths one after the other, each
 _AT_ONCE = 0.1  # seconds after the start: what kills it comes again with the requests that are sent again
+_HAND_ON = 3  # exit status
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) -> bool:
-    """Run ``serve`` in a child, and ``take_over`` in another one each time that one is killed, until one ends.
+Serve = Callable[[], bool]
+"""Serves until the mount has ended, or (True) until other code shall go on."""
 
-    ``take_over`` is given the descriptors that are not of the dead one. Must be called by the only thread of a
-    process. False if there is no clone3(2) here, as in some containers. Raises ChildProcessError if a child failed,
-    or too many died.
+
+def supervise(serve: Serve, take_over: Serve, hand_on: Callable[[], NoReturn]) -> bool:
+    """Run ``serve`` in a child, and ``take_over`` in another one each time that one is killed, until one ends.
+    ``hand_on`` executes other code in place of this, when a child says so.
+
+    Must be called by the only thread of a process. False if there is no clone3(2) here, as in some containers.
+    Raises ChildProcessError if a child failed, or too many died.
     """
-    mine = open_descriptors()
     run = serve
     deaths = 0
     while True:
@@ -48,6 +52,13 @@ def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) 
         if pid == 0:
             os._exit(_run(run))
         status = _wait(pid)
+        if status == _HAND_ON << 8:
+            try:
+                hand_on()
+            except OSError as error:
+                log.warning("the new code was not executed: %s", error)
+                run = take_over
+                continue
         if not os.WIFSIGNALED(status):
             if status:
                 raise ChildProcessError("the daemon failed")
@@ -58,17 +69,16 @@ def supervise(serve: Callable[[], None], take_over: Callable[[Set[int]], None]) 
         deaths = deaths + 1 if time.monotonic() - born < _AT_ONCE else 0
         if deaths >= _TOO_OFTEN:
             raise ChildProcessError(f"the daemon died {deaths} times at once")
-        run = partial(take_over, mine)
+        run = take_over
 
 
-def _run(serve: Callable[[], None]) -> int:
+def _run(serve: Serve) -> int:
     """The child. Returns its exit status; what it opened is closed by whoever comes last."""
     try:
-        serve()
+        return _HAND_ON if serve() else 0
     except BaseException:
         log.exception("the mount has ended")
         return 1
-    return 0
 
 
 def open_descriptors() -> set[int]:
