@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from benchmarks.workloads import DATA
+
+_URING = Path("/sys/module/fuse/parameters/enable_uring")
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,27 @@ Argv = Callable[[Layers, str], list[str]]
 
 @dataclass(frozen=True)
 class Filesystem:
-    """One way of mounting; the name may carry mount options: ``pyunionfs:transport=libfuse``."""
+    """One way of mounting; the name may carry mount options: ``pyunionfs:transport=pyfuse3``."""
 
     name: str
     mount: Argv
     missing: Callable[[], str]  # why it cannot be measured here; empty if it can
     extra: str = ""
+    lacks: frozenset[str] = frozenset()  # workloads that it has no way of doing
+
+    def is_for(self, workload: str) -> bool:
+        """Whether a workload says something about it: options about data want those that move data."""
+        about_data = any(option in self.extra for option in ("passthrough=on", "writeback=on"))
+        return workload not in self.lacks and (workload in DATA or not about_data)
 
 
 def _kernel(layers: Layers, extra: str) -> list[str]:
-    return ["mount", "-t", "overlay", "overlay", "-o", layers.options(extra), str(layers.merged)]
+    """By names that are as short as can be: it takes one page of options."""
+    top = os.path.commonpath([*layers.lower, layers.merged])
+    lower = ":".join(os.path.relpath(path, top) for path in layers.lower)
+    upper, work = (os.path.relpath(path, top) for path in (layers.upper, layers.work))
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}" + (extra and f",{extra}")
+    return ["env", f"--chdir={top}", "mount", "-t", "overlay", "overlay", "-o", options, str(layers.merged)]
 
 
 def _fuse_overlayfs(layers: Layers, extra: str) -> list[str]:
@@ -53,6 +69,18 @@ def _pyunionfs(layers: Layers, extra: str) -> list[str]:
         *(["-o", extra] if extra else []),
         str(layers.merged),
     ]
+
+
+def _unionfs_fuse(layers: Layers, extra: str) -> list[str]:
+    branches = [f"{layers.upper}=RW", *(f"{path}=RO" for path in layers.lower)]
+    options = ",".join(["cow,allow_other,default_permissions", *([extra] if extra else [])])
+    return ["unionfs", "-o", options, ":".join(branches), str(layers.merged)]
+
+
+def _mergerfs(layers: Layers, extra: str) -> list[str]:
+    branches = [f"{layers.upper}=RW", *(f"{path}=RO" for path in layers.lower)]
+    options = ",".join(["allow_other,category.create=ff", *([extra] if extra else [])])
+    return ["mergerfs", "-o", options, ":".join(branches), str(layers.merged)]
 
 
 def _program() -> str:
@@ -81,18 +109,28 @@ def _program_missing(program: str) -> str:
 ALL = {
     "kernel": Filesystem("kernel", _kernel, _kernel_missing),
     "fuse-overlayfs": Filesystem("fuse-overlayfs", _fuse_overlayfs, lambda: _program_missing("fuse-overlayfs")),
+    "unionfs-fuse": Filesystem(
+        "unionfs-fuse", _unionfs_fuse, lambda: _program_missing("unionfs"), lacks=frozenset({"read-direct"})
+    ),
+    # It copies nothing up: what is there is changed or removed where it is, also in a branch for reading.
+    "mergerfs": Filesystem(
+        "mergerfs",
+        _mergerfs,
+        lambda: _program_missing("mergerfs"),
+        lacks=frozenset({"rm", "copy-up", "copy-up-small", "copy-up-middling", "make"}),
+    ),
     "pyunionfs": Filesystem("pyunionfs", _pyunionfs, lambda: _program_missing(_program())),
 }
 
 
 def parse(names: str) -> list[Filesystem]:
-    """``kernel,pyunionfs:transport=libfuse+noatime``: each name with the mount options it wants."""
+    """``kernel,pyunionfs:transport=pyfuse3+noatime``: each name with the mount options it wants."""
     chosen = []
     for name in names.split(","):
         known, _, extra = name.partition(":")
         if known not in ALL:
             raise ValueError(f"unknown filesystem {known!r}; known: {', '.join(ALL)}")
-        chosen.append(Filesystem(name, ALL[known].mount, ALL[known].missing, extra.replace("+", ",")))
+        chosen.append(replace(ALL[known], name=name, extra=extra.replace("+", ",")))
     return chosen
 
 
@@ -102,6 +140,7 @@ def mounted(filesystem: Filesystem, lower: tuple[Path, ...], scratch: Path) -> I
     layers = Layers(lower, scratch / "upper", scratch / "work", scratch / "merged")
     for directory in (layers.upper, layers.work, layers.merged):
         directory.mkdir(parents=True)
+    uring = _URING.read_text() if _URING.exists() else ""
     try:
         subprocess.run(
             filesystem.mount(layers, filesystem.extra), check=True, capture_output=True, text=True, timeout=60
@@ -112,6 +151,8 @@ def mounted(filesystem: Filesystem, lower: tuple[Path, ...], scratch: Path) -> I
     finally:
         unmount(layers.merged)
         _remove(scratch)
+        if uring and _URING.read_text() != uring:  # enable_uring=on, which would be for all mounts after it
+            _URING.write_text(uring)
 
 
 def unmount(mountpoint: Path) -> None:
@@ -123,7 +164,7 @@ def unmount(mountpoint: Path) -> None:
         if subprocess.run([*umount, *options, str(mountpoint)], capture_output=True).returncode != 0:
             time.sleep(0.5)
     deadline = time.monotonic() + 10
-    while _served(mountpoint) and time.monotonic() < deadline:
+    while daemons(mountpoint) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
@@ -139,17 +180,36 @@ def mountpoints() -> list[str]:
     return [os.fsdecode(line.split()[1].decode("unicode_escape").encode("latin-1")) for line in lines]
 
 
-def _served(mountpoint: Path) -> bool:
-    """Whether a process still has the mount point in its argv, as the FUSE daemons do."""
+def daemons(mountpoint: Path) -> list[Path]:
+    """The directories in /proc of those who have the mount point in their argv, as the FUSE daemons do."""
     wanted = os.fsencode(mountpoint)
+    found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             argv = process.read_bytes().split(b"\0")
         except OSError:  # it ended meanwhile
             continue
         if wanted in argv:
-            return True
-    return False
+            found.append(process.parent)
+    return found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the daemons of a mount have used."""
+
+    cpu: float  # seconds
+    memory: float  # MiB, what they do not share counted once (PSS)
+
+    @classmethod
+    def of(cls, mountpoint: Path) -> Cost:
+        cpu = memory = 0.0
+        for process in daemons(mountpoint):
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            pss = re.search(r"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE)
+            memory += int(pss[1]) / 1024 if pss else 0
+        return cls(cpu, memory)
 
 
 def _remove(directory: Path) -> None:

@@ -19,6 +19,17 @@ from rich.table import Table
 
 BASELINE = "kernel"
 RIVAL = "fuse-overlayfs"
+_SLOWER = 1.25
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a workload."""
+
+    seconds: float
+    cpu: float  # seconds, of the daemon
+    memory: float  # MiB, of the daemon, afterwards
+    handled: int  # files or bytes
 
 
 @dataclass
@@ -28,10 +39,13 @@ class Results:
     filesystems: list[str]
     titles: dict[str, str]  # of each workload
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # workload, filesystem
+    cpu: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # seconds, of the daemons
+    memory: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # MiB, of the daemons
     failures: list[str] = field(default_factory=list)
 
-    def add(self, workload: str, filesystem: str, seconds: float) -> None:
-        self.seconds.setdefault(workload, {}).setdefault(filesystem, []).append(seconds)
+    def add(self, workload: str, filesystem: str, measured: Measured) -> None:
+        for kind, value in (("seconds", measured.seconds), ("cpu", measured.cpu), ("memory", measured.memory)):
+            getattr(self, kind).setdefault(workload, {}).setdefault(filesystem, []).append(round(value, 4))
 
     def median(self, workload: str, filesystem: str) -> float | None:
         measured = self.seconds.get(workload, {}).get(filesystem)
@@ -58,24 +72,66 @@ class Results:
 
 
 def table(results: Results) -> Table:
-    shown = Table(caption="medians; x kernel: how many times what the kernel takes, so below 1 is faster")
+    rivals = [(name, rival) for name, rival in results.comparisons() if rival == RIVAL]
+    shown = Table(caption="medians, and as multiples of what the kernel takes: below 1 is faster")
     shown.add_column("workload", no_wrap=True)
     for name in results.filesystems:
-        shown.add_column(f"{name}\ns", justify="right")
-    for name, rival in results.comparisons():
-        shown.add_column(f"{name}\nx {rival}", justify="right", style="bold")
+        shown.add_column(f"{_lines(name)}\ns", justify="right", no_wrap=True)
+    for name, rival in rivals:
+        shown.add_column(f"{_lines(name)}\nx {rival}", justify="right", style="bold")
     for workload, title in results.titles.items():
-        medians = [_seconds(results.median(workload, name)) for name in results.filesystems]
-        ratios = [_ratio(results.ratio(workload, *pair)) for pair in results.comparisons()]
-        shown.add_row(title, *medians, *ratios)
+        cells = [_cell(results, workload, name) for name in results.filesystems]
+        shown.add_row(title, *cells, *(_ratio(results.ratio(workload, *pair)) for pair in rivals))
     shown.add_section()
-    means = [_ratio(results.mean_ratio(*pair)) for pair in results.comparisons()]
-    shown.add_row("geometric mean", *("" for _ in results.filesystems), *means)
+    means = [_ratio(results.mean_ratio(name, BASELINE)) for name in results.filesystems]
+    shown.add_row("geometric mean", *means, *(_ratio(results.mean_ratio(*pair)) for pair in rivals))
     return shown
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _cell(results: Results, workload: str, name: str) -> str:
+    seconds = results.median(workload, name)
+    if seconds is None:
+        return "-"
+    ratio = results.ratio(workload, name, BASELINE)
+    return f"{seconds:.3f}" + (f" [bold]{ratio:5.2f}x[/bold]" if ratio and name != BASELINE else "")
+
+
+def _lines(name: str) -> str:
+    """The name of a filesystem as the head of a column."""
+    return re.sub(r"[:+]", "\n", name)
+
+
+def costs(results: Results) -> Table:
+    """What the daemons used; the kernel's overlay has none."""
+    names = [name for name in results.filesystems if name.partition(":")[0] != BASELINE]
+    shown = Table(caption="medians; CPU of the daemon during the workload, and its memory (PSS) afterwards")
+    shown.add_column("workload", no_wrap=True)
+    for name in names:
+        shown.add_column(f"{_lines(name)}\nCPU s", justify="right")
+        shown.add_column("MiB", justify="right")
+    for workload, title in results.titles.items():
+        cells = []
+        for name in names:
+            for kind, form in ((results.cpu, ".2f"), (results.memory, ".0f")):
+                measured = kind.get(workload, {}).get(name)
+                cells.append(format(statistics.median(measured), form) if measured else "-")
+        shown.add_row(title, *cells)
+    return shown
+
+
+def slower_than_before(results: Results, stored: Path) -> list[str]:
+    """What has become slower by a quarter than in the stored run, as a multiple of the kernel's time."""
+    if not stored.exists():
+        return []
+    known = json.loads(stored.read_text())
+    before = Results(**{name: known[name] for name in ("machine", "settings", "filesystems", "titles", "seconds")})
+    found = []
+    for workload, title in results.titles.items():
+        for name in results.filesystems:
+            was, now = before.ratio(workload, name, BASELINE), results.ratio(workload, name, BASELINE)
+            if name.startswith("pyunionfs") and was and now and now > _SLOWER * was:
+                found.append(f"{title}: {name} takes {now:.2f} times the kernel's time, {was:.2f} when last stored")
+    return found
 
 
 def _ratio(value: float | None) -> str:
@@ -143,7 +199,8 @@ def _dress(axes: Any, titles: Sequence[str]) -> None:
 
 def _colors(names: Sequence[str]) -> list[str]:
     ours = iter(["#1f77b4", "#17becf", "#9467bd", "#2ca02c"] * len(names))
-    return ["#b0b0b0" if name.startswith(RIVAL) else next(ours) for name in names]
+    theirs = iter(["#b0b0b0", "#d0c8b0", "#c8b0b0"] * len(names))
+    return [next(ours if name.startswith("pyunionfs") else theirs) for name in names]
 
 
 # ---- the machine
@@ -163,6 +220,8 @@ def machine(directory: Path) -> dict[str, str]:
         "pyunionfs": _distribution("pyunionfs"),
         "pyfuse3": _distribution("pyfuse3"),
         "libfuse": _said(["pkg-config", "--modversion", "fuse3"]) or _said(["fusermount3", "--version"]),
+        "unionfs-fuse": _said(["unionfs", "--version"], r"unionfs-fuse version: ([\d.]+)"),
+        "mergerfs": _said(["mergerfs", "--version"]),
         "fuse-overlayfs": _said(["fuse-overlayfs", "--version"], r"fuse-overlayfs: version ([\d.]+)"),
     }
 

@@ -1,102 +1,31 @@
-"""What is measured: a table of small functions at the end of this file.
-
-``prepare`` puts what a workload needs into the layers, once, before any mount. ``run`` is what is
-timed: it gets the merged directory, and returns how much it handled (files or bytes), which has to
-be the same on every filesystem: a fast wrong answer is an error here.
-"""
+"""What is measured: small functions, and at the end of this file the table of them."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
-import shutil
+import sqlite3
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
-MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Two lower layers and what lies outside the union, all below ``root``."""
-
-    root: Path
-    files: int = 10_000
-    tar_files: int = 5_000
-    big: int = 1024 * MIB
-
-    @property
-    def lower(self) -> tuple[Path, ...]:
-        return self.root / "top", self.root / "bottom"
-
-    @property
-    def tar(self) -> Path:
-        return self.root / "files.tar"
-
-    @property
-    def names(self) -> list[str]:
-        """The files of the tree in an order that no listing has; the same in every run."""
-        names = [f"tree/{number % 100:02}/{number:05}" for number in range(self.files)]
-        random.Random(0).shuffle(names)
-        return names
-
-
-Prepare = Callable[[Inputs], None]
-Run = Callable[[Path, Inputs], int]
-
-
-@dataclass(frozen=True)
-class Workload:
-    name: str
-    title: str
-    prepare: Prepare
-    run: Run
-    warm: bool = False  # run once, unmeasured, before the measured run; else on a cold mount
-    first: Run | None = None  # what else has to be run before, unmeasured
-
-
-# ---- prepare
-
-
-def tree(inputs: Inputs) -> None:
-    """4 KiB files in 100 directories, all in the bottom layer; the top one hides every tenth."""
-    top, bottom = inputs.lower
-    if (bottom / "tree").exists():
-        return
-    for number, name in enumerate(inputs.names):
-        for layer in (bottom, top) if number % 10 == 0 else (bottom,):
-            (layer / name).parent.mkdir(parents=True, exist_ok=True)
-            (layer / name).write_bytes(random.Random(number).randbytes(4096))
-
-
-def big(inputs: Inputs) -> None:
-    _, bottom = inputs.lower
-    if not (bottom / "big").exists():
-        block = random.Random(0).randbytes(MIB)
-        with (bottom / "big").open("wb") as file:
-            for _ in range(inputs.big // MIB):
-                file.write(block)
-
-
-def tarball(inputs: Inputs) -> None:
-    if inputs.tar.exists():
-        return
-    source = inputs.root / "tar"
-    for number in range(inputs.tar_files):
-        file = source / f"new/{number % 50:02}/{number:05}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(random.Random(number).randbytes(random.Random(number).randrange(8192)))
-    subprocess.run(["tar", "-C", source, "-cf", inputs.tar, "new"], check=True)
-    shutil.rmtree(source)
-
-
-def nothing(inputs: Inputs) -> None:
-    """Writing wants no input."""
-
-
-# ---- run
+from benchmarks.inputs import (
+    MIB,
+    Inputs,
+    Workload,
+    big,
+    listing,
+    middling,
+    nothing,
+    repository,
+    run_git,
+    sources,
+    stack,
+    tarball,
+    tree,
+    wheel,
+)
 
 
 def walk(merged: Path, inputs: Inputs) -> int:
@@ -150,20 +79,45 @@ def copy(merged: Path, inputs: Inputs) -> int:
 
 def git(merged: Path, inputs: Inputs) -> int:
     """A repository of what the tar holds: add, commit, and two checkouts."""
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
     subprocess.run(["tar", "-C", merged, "-xf", inputs.tar], check=True)
-
-    def run(*words: str) -> None:
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
-        subprocess.run(command, cwd=merged / "new", env=environment, check=True, capture_output=True)
-
-    run("init", "-q")
-    run("commit", "-q", "--allow-empty", "-m", "empty")
-    run("add", "-A")
-    run("commit", "-q", "-m", "all")
-    run("checkout", "-q", "HEAD~1")
-    run("checkout", "-q", "-")
+    for words in (
+        ["init", "-q"],
+        ["commit", "-q", "--allow-empty", "-m", "empty"],
+        ["add", "-A"],
+        ["commit", "-q", "-m", "all"],
+        ["checkout", "-q", "HEAD~1"],
+        ["checkout", "-q", "-"],
+    ):
+        run_git(merged / "new", *words)
     return len(os.listdir(merged / "new"))
+
+
+def clone(merged: Path, inputs: Inputs) -> int:
+    run_git(merged, "clone", "-q", "--no-local", inputs.repository, "cloned")
+    return len(os.listdir(merged / "cloned" / "new"))
+
+
+def pip(merged: Path, inputs: Inputs) -> int:
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--root-user-action=ignore"]
+    subprocess.run([*command, "--target", merged / "site", inputs.wheel], check=True, capture_output=True)
+    return len(os.listdir(merged / "site" / "some"))
+
+
+def build(merged: Path, inputs: Inputs) -> int:
+    subprocess.run(["make", "-s", "-j2"], cwd=merged / "source", check=True)
+    return len(os.listdir(merged / "source"))
+
+
+def sqlite(merged: Path, inputs: Inputs) -> int:
+    """Transactions with a rollback journal, which is made, synced and removed each time."""
+    connection = sqlite3.connect(merged / "db")
+    connection.execute("create table numbers (n integer)")
+    for number in range(inputs.files // 50):
+        with connection:
+            connection.execute("insert into numbers values (?)", (number,))
+    (count,) = connection.execute("select count(*) from numbers").fetchone()
+    connection.close()
+    return int(count)
 
 
 def write_small(merged: Path, inputs: Inputs) -> int:
@@ -208,6 +162,90 @@ def append(merged: Path, inputs: Inputs) -> int:
     return os.stat(merged / "big").st_size
 
 
+def read_random(merged: Path, inputs: Inputs) -> int:
+    """4 KiB here and there."""
+    choose = random.Random(0)
+    fd = os.open(merged / "big", os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    total = sum(len(os.pread(fd, 4096, choose.randrange(inputs.big // 4096) * 4096)) for _ in range(inputs.files))
+    os.close(fd)
+    return total
+
+
+def read_mapped(merged: Path, inputs: Inputs) -> int:
+    with open(merged / "big", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        return sum(mapping[at] >= 0 for at in range(0, len(mapping), 4096))
+
+
+def read_direct(merged: Path, inputs: Inputs) -> int:
+    total, block = 0, mmap.mmap(-1, MIB)
+    fd = os.open(merged / "big", os.O_RDONLY | os.O_DIRECT)
+    while count := os.readv(fd, [block]):
+        total += count
+    os.close(fd)
+    return total
+
+
+def write_synced(merged: Path, inputs: Inputs) -> int:
+    """4 KiB, and fsync."""
+    fd = os.open(merged / "synced", os.O_WRONLY | os.O_CREAT, 0o644)
+    for number in range(inputs.files // 50):
+        os.pwrite(fd, b"x" * 4096, number * 4096)
+        os.fsync(fd)
+    os.close(fd)
+    return os.stat(merged / "synced").st_size
+
+
+def append_each(merged: Path, inputs: Inputs, directory: str) -> int:
+    total = 0
+    for name in sorted(os.listdir(merged / directory)):
+        fd = os.open(f"{merged}/{directory}/{name}", os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"!")
+        total += os.fstat(fd).st_size
+        os.close(fd)
+    return total
+
+
+def append_small(merged: Path, inputs: Inputs) -> int:
+    return sum(append_each(merged, inputs, f"tree/{number:02}") for number in range(10))
+
+
+def append_middling(merged: Path, inputs: Inputs) -> int:
+    return append_each(merged, inputs, "middling")
+
+
+def list_many(merged: Path, inputs: Inputs) -> int:
+    return len(os.listdir(merged / "listing"))
+
+
+def stat_stack(merged: Path, inputs: Inputs) -> int:
+    """Each file of the layers, wherever it is, and a name that none has."""
+    found = 0
+    for number in range(4):
+        for name in os.listdir(f"{merged}/dir{number}"):
+            found += os.path.exists(f"{merged}/dir{number}/{name}") - os.path.exists(
+                f"{merged}/dir{number}/no{name}"
+            )
+    return found
+
+
+def stat_clients(merged: Path, inputs: Inputs) -> int:
+    """Four processes at once, each with its part of the names."""
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            found = sum(os.stat(f"{merged}/{name}").st_size for name in inputs.names[number::4])
+            os._exit(found != len(inputs.names[number::4]) * 4096)
+        children.append(pid)
+    return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
+
+
+def started(merged: Path, inputs: Inputs) -> int:
+    """Nothing: what is timed is the mount."""
+    return 0
+
+
 WORKLOADS = (
     Workload("walk-cold", "find -ls, cold", tree, walk),
     Workload("stat-cold", "stat of each file, cold", tree, stat),
@@ -226,4 +264,26 @@ WORKLOADS = (
     Workload("write-big", "sequential write", nothing, write_big),
     Workload("write-small", "writes of 100 bytes", nothing, write_small),
     Workload("copy-up", "first byte appended", big, append),
+    Workload("start", "exec to a mount that answers", nothing, started, start=True),
+    Workload("list", "listing of 100,000 names", listing, list_many),
+    Workload("clients", "stat of each file, four clients", tree, stat_clients),
+    Workload("layers-1", "stat in 1 layer", stack, stat_stack, lowers=1),
+    Workload("layers-10", "stat in 10 layers", stack, stat_stack, lowers=10),
+    Workload("layers-100", "stat in 100 layers", stack, stat_stack, lowers=100),
+    Workload("layers-500", "stat in 500 layers", stack, stat_stack, lowers=500),
+    Workload("clone", "git clone", repository, clone),
+    Workload("pip", "pip install of 1,000 modules", wheel, pip),
+    Workload("make", "make -j2 of 100 files of C", sources, build),
+    Workload("sqlite", "sqlite transactions", nothing, sqlite),
+    Workload("read-random", "random reads of 4 KiB, cold", big, read_random),
+    Workload("read-mapped", "mapped read, cold", big, read_mapped),
+    Workload("read-direct", "direct read", big, read_direct),
+    Workload("write-synced", "writes of 4 KiB with fsync", nothing, write_synced),
+    Workload("copy-up-small", "copy-up of 1,000 files of 4 KiB", tree, append_small),
+    Workload("copy-up-middling", "copy-up of 100 files of 1 MiB", middling, append_middling),
 )
+
+DATA = frozenset(
+    ("read-big", "read-random", "read-mapped", "read-direct", "write-big", "write-small", "write-synced", "sqlite")
+)
+"""Those that are about data more than about names."""
