@@ -183,6 +183,10 @@ class Search:
             raise OSError(errno.EPERM, "a redirect, and redirect_dir=nofollow", self.found[-1].backing.path())
 
 
+_SEARCH = Found(None)  # type: ignore[arg-type]
+_S_IFMT = 0o170000
+
+
 def check_name(name: bytes) -> None:
     """Refuse what is no single component; the kernel never sends it, a program in process might."""
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
@@ -218,13 +222,43 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     if parent.unlinked:
         return None
-    search = Search(sb, directories_of(parent), name, parent.xattr_whiteouts, first=first)
-    resolution = merge.resolve(search.findings())
-    if not resolution.exists:
-        return None
-    inode = _get_inode(sb, parent, name, search, resolution)
-    st = search.found[resolution.providers[0]].st
-    return inode, st if inode.real is search.found[resolution.providers[0]].backing else None
+    directories = directories_of(parent)
+    if not parent.xattr_whiteouts and (top := _topmost(sb, directories, name, first)) is not _SEARCH:
+        if top is None:
+            return None
+        inode = _get_inode(sb, parent, name, top, None)
+    else:
+        search = Search(sb, directories, name, parent.xattr_whiteouts, first=first)
+        resolution = merge.resolve(search.findings())
+        if not resolution.exists:
+            return None
+        top = search.found[resolution.providers[0]]
+        inode = _get_inode(sb, parent, name, top, (search, resolution))
+    return inode, top.st if inode.real is top.backing else None
+
+
+def _topmost(sb: Superblock, directories: Sequence[Backing], name: bytes, first: int) -> Found | None:
+    """Rules 2 and 6 of ``merge.py`` alone, which most names meet: the topmost object, if no marks matter, nor what
+    lies below it. None if no layer has the name, ``_SEARCH`` for what has to be searched for.
+    """
+    for directory in directories:
+        if directory.layer.index < first:
+            continue
+        backing = Backing(directory.layer, directory, name)
+        try:
+            st = backing.stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
+            continue
+        kind = st.st_mode & _S_IFMT
+        if kind == stat.S_IFREG or directory.layer is sb.upper:
+            if kind == stat.S_IFDIR or kind == stat.S_IFCHR:
+                return _SEARCH
+            xattrs = backing.listxattr()
+            return _SEARCH if sb.marks.metacopy in xattrs else Found(backing, st, xattrs)
+        return Found(backing, st) if kind == stat.S_IFLNK else _SEARCH
+    return None
 
 
 def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result | None]:
@@ -261,9 +295,11 @@ def _is_whiteout(sb: Superblock, backing: Backing, st: os.stat_result, xattr_whi
     return may_be and backing.find_xattr(sb.marks.whiteout) is not None
 
 
-def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resolution: merge.Resolution) -> Inode:
-    found = search.found[resolution.providers[0]]
-    first, st = found.backing, found.st
+def _get_inode(
+    sb: Superblock, parent: Inode, name: bytes, top: Found, search: tuple[Search, merge.Resolution] | None
+) -> Inode:
+    """``search`` is None for what consists of one object, and is no directory."""
+    first, st = top.backing, top.st
     assert st is not None
     is_upper = first.layer is sb.upper
     is_dir = stat.S_ISDIR(st.st_mode)
@@ -277,7 +313,10 @@ def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resol
             sb.table.add_name(known, parent, name, first)
             return known
     inode = Inode(parent, name, stat.S_IFMT(st.st_mode))
-    fill(sb, inode, search, resolution)
+    if search is not None:
+        fill(sb, inode, *search)
+    else:
+        _tie(sb, inode, (top,))
     if shared and sb.index is not None:
         known = _from_index(sb, inode, st)
         if known is not None:
@@ -294,14 +333,20 @@ def _get_inode(sb: Superblock, parent: Inode, name: bytes, search: Search, resol
 
 def fill(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:
     """Tie an inode to the objects that a search has found."""
-    providers = [search.found[index] for index in resolution.providers]
+    _tie(sb, inode, [search.found[index] for index in resolution.providers])
+    inode.xattr_whiteouts = search.marked_x
+    inode.metacopy, inode.data_path = False, b""
+    if resolution.rules[resolution.providers[0]] is merge.Rule.METACOPY:
+        _set_metacopy(sb, inode, search, resolution)
+
+
+def _tie(sb: Superblock, inode: Inode, providers: Sequence[Found]) -> None:
     first, st, xattrs = providers[0].backing, providers[0].st, providers[0].xattrs
     assert st is not None
     is_upper = first.layer is sb.upper
     lower = providers[1 if is_upper else 0 :]
     inode.upper = first if is_upper else None
     inode.lower = tuple(found.backing for found in lower)
-    inode.xattr_whiteouts = search.marked_x
     inode.redirect = b""
     if is_upper and sb.marks.redirect in xattrs:
         inode.redirect = first.find_xattr(sb.marks.redirect) or b""
@@ -314,9 +359,6 @@ def fill(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolut
         inode.const_ino = map_ino(first, st.st_ino) if kept else 0
     elif sb.marks.origin in xattrs:
         inode.const_ino = _origin_ino(sb, first)
-    inode.metacopy, inode.data_path = False, b""
-    if resolution.rules[resolution.providers[0]] is merge.Rule.METACOPY:
-        _set_metacopy(sb, inode, search, resolution)
 
 
 def _set_metacopy(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:

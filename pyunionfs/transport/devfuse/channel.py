@@ -32,11 +32,11 @@ class Spinner:
     where polling only keeps others from making requests, is left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool = True) -> None:
         self._credit = 0
         self._price = 1  # requests to be seen for one point of credit
         self._seen = 0
-        self.able = len(os.sched_getaffinity(0)) > 1
+        self.able = wanted and len(os.sched_getaffinity(0)) > 1
 
     def worth_it(self) -> bool:
         return self._credit >= _ENOUGH
@@ -98,21 +98,13 @@ class DevFuse:
         return call
 
     def _read(self) -> int:
-        deadline = 0
+        spinner = self._spinner
+        if spinner.worth_it():
+            self._spin()
         while True:
+            begun = time.perf_counter_ns()
             try:
                 size = os.readv(self._fd, self._buffers)
-            except BlockingIOError:
-                now = time.perf_counter_ns()
-                if not deadline:
-                    deadline = now + _SPIN_NS if self._spinner.worth_it() else 1
-                if now < deadline:
-                    continue
-                if deadline > 1:
-                    self._spinner.missed()
-                deadline = 1
-                self._poll.poll()
-                self._spinner.slept(time.perf_counter_ns() - now)
             except OSError as error:
                 # ENOENT: the request was interrupted before it was read (fuse_dev_do_read).
                 if error.errno not in (errno.EINTR, errno.ENOENT):
@@ -120,9 +112,16 @@ class DevFuse:
                         return 0
                     raise
             else:
-                if deadline > 1:
-                    self._spinner.met()
+                spinner.slept(time.perf_counter_ns() - begun)
                 return size
+
+    def _spin(self) -> None:
+        deadline = time.perf_counter_ns() + _SPIN_NS
+        while not self._poll.poll(0):
+            if time.perf_counter_ns() > deadline:
+                self._spinner.missed()
+                return
+        self._spinner.met()
 
     def reply(self, call: Call, data: bytes | int) -> None:
         if isinstance(data, int):

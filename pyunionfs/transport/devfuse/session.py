@@ -6,6 +6,7 @@ it keeps for itself, and leaves the lead to another.
 """
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ _MAX_THREADS = 12
 _MAX_BACKGROUND = 64
 _CONGESTION = 48
 _TIME_GRAN = 1  # ns
+_GC_THRESHOLD = 50_000  # objects made and not freed
 _WHERE = {"passthrough": " (Linux 6.9)", "channel=uring": f" (Linux 6.14, and Y in {uring.PARAMETER})"}
 _ALWAYS = (
     Init.ASYNC_READ
@@ -96,7 +98,7 @@ class Session:
         self._ledger_fd = -1
         self._resent: Resent | None = None
         self._lead = threading.Lock()
-        self._spinner = Spinner()
+        self._spinner = Spinner(wanted=options.channel != "block")
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
         self._ended = threading.Event()
@@ -156,7 +158,7 @@ class Session:
         """How requests arrive: uring, poll or block."""
         if self._agreed.has(Init.OVER_IO_URING):
             return "uring"
-        return "block" if self._options.channel == "block" or not self._spinner.able else "poll"
+        return "poll" if self._spinner.able else "block"
 
     def _tell(self) -> bytes:
         return self._info({"channel": self.channel, "takeover": self._ledger_fd >= 0})
@@ -235,8 +237,8 @@ class Session:
         code is to go on."""
         if self._ledger_fd >= 0 and self._ops.journal is None:
             self._ops.journal = Ledger(self._ledger_fd)
-        if self.channel == "poll":
-            os.set_blocking(self._fd, False)
+        # A walk makes objects by the ten thousand, and none of them is garbage: look for it more seldom.
+        gc.set_threshold(_GC_THRESHOLD, 10, 10)
         with _signals() as arrived:
             self._on_end = arrived.wake
             if self.channel == "uring":
