@@ -17,6 +17,7 @@ from option_sets import OptionSet
 from ordinary import acting_as
 from rehearsal import Rehearsal
 
+_WITHOUT_WHITEOUT = ("", " a closed directory", " in *", " for *", " under *", " with *")
 # Why an operation that failed is half done where the kernel's would be as well.
 ACCEPTED = (
     BROKEN_LINK,
@@ -36,8 +37,7 @@ ACCEPTED = (
     ),
     Known(
         "the mark of a new directory only spares looking below it (ovl_create_upper)",
-        {"mkdir*": ("setxattr new *opaque*",)},
-        only="redirect_dir",
+        {f"mkdir{where}": ("setxattr new *opaque*", "setxattr #? *opaque*") for where in _WITHOUT_WHITEOUT},
     ),
     Known(
         "the mode of what was opened up to an ordinary user's daemon is given back by the next mount",

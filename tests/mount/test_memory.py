@@ -14,17 +14,21 @@ from daemons import descriptors, forget, resident
 from mounts import Layers, Mounter
 
 DIRECTORIES = 100
-FILES = 1000
 
 
 @pytest.fixture(scope="module")
-def large_lower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """100,000 small files; hard links of one file a directory, for speed."""
+def files(request: pytest.FixtureRequest) -> int:
+    """In each directory: 100,000 in all, or in the long profile 1,000,000."""
+    return 10_000 if request.config.getoption("--long") else 1000
+
+
+@pytest.fixture(scope="module")
+def large_lower(tmp_path_factory: pytest.TempPathFactory, files: int) -> Iterator[Path]:
     lower = tmp_path_factory.mktemp("large")
     for directory in range(DIRECTORIES):
         where = lower / f"dir{directory:03}"
         where.mkdir()
-        for number in range(FILES):
+        for number in range(files):
             os.mknod(where / f"file{number:04}")
     yield lower
     shutil.rmtree(lower)
@@ -38,9 +42,9 @@ def walk(path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600, method="signal")
+@pytest.mark.timeout(3600, method="signal")
 def test_what_the_kernel_forgets_the_daemon_forgets(
-    large_lower: Path, tmp_path: Path, our_mount: Mounter, requires: Callable[..., None]
+    large_lower: Path, files: int, tmp_path: Path, our_mount: Mounter, requires: Callable[..., None]
 ) -> None:
     requires("drop_caches")
     made = Layers.create(tmp_path)
@@ -50,9 +54,9 @@ def test_what_the_kernel_forgets_the_daemon_forgets(
         start, descriptors_at_start = resident(pid), descriptors(pid)
         after = []
         for _ in range(3):
-            assert walk(merged) == DIRECTORIES * (FILES + 1)
+            assert walk(merged) == DIRECTORIES * (files + 1)
             full = resident(pid)
-            assert full - start < 1000 * DIRECTORIES * FILES  # bytes: a million files stay under 1 GiB
+            assert full - start < 1000 * DIRECTORIES * files  # bytes: a million files stay under 1 GiB
             assert descriptors(pid) < 2000
             # Not all: an allocator keeps some of it for the next time.
             assert forget(lambda full=full: resident(pid) - start < 0.6 * (full - start))
