@@ -100,6 +100,12 @@ CASES = [
         (Step("allocate", (Name("file"), 0x11, 0, 1), 1000),),
     ),
     Case(
+        "links of what holds no user xattrs",
+        {"file": Symlink("x")},
+        (Step("link", (Name("file"), Name("other"), False)), Step("rename", (Name("file"), Name("other"), 0))),
+        "userxattr",
+    ),
+    Case(
         "chown to nobody",
         {"file": File("x", 0o4755)},
         (Step("chown", (Name("file"), -1, -1), 1000),),
