@@ -177,8 +177,13 @@ def fsync(fd: int, only_data: bool) -> None:
     (os.fdatasync if only_data else os.fsync)(fd)
 
 
-def seek(fd: int, offset: int, whence: int) -> int:
-    return os.lseek(fd, offset, whence)
+def seek(fd: int, offset: int, whence: int) -> Any:
+    if whence not in (os.SEEK_DATA, os.SEEK_HOLE) or not stat.S_ISDIR(os.fstat(fd).st_mode):
+        return os.lseek(fd, offset, whence)
+    try:
+        return f"in a directory: {os.lseek(fd, offset, whence)}"
+    except OSError as error:
+        return f"in a directory: {errno.errorcode[error.errno or 0]}"
 
 
 def allocate(path: str, mode: int, offset: int, length: int) -> Any:
