@@ -11,7 +11,7 @@ from .transport import options as transport_options
 Options = Mapping[str, str | bool | None]
 TRANSPORT_OPTIONS = frozenset(transport_options.VALUES)
 """Mount options that say how the kernel is served."""
-_FUSE_FLAGS = frozenset(
+FUSE_FLAGS = frozenset(
     ("ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync")
 )
 
@@ -28,6 +28,7 @@ class MountSpec:
     options: Options = field(default_factory=dict)
     allow_other: bool | None = None  # None: as root yes, otherwise no
     image: str | None = None
+    source: str = "pyunionfs"  # what mount(8) shows as mounted
     log_file: str | None = None  # where copy-ups and problems are reported
     foreground: bool = False  # on stderr, if not
 
@@ -54,13 +55,13 @@ class MountSpec:
 
     def overlay_options(self) -> dict[str, str | bool | None]:
         names = {option.name for option in OPTIONS}
-        mine = _FUSE_FLAGS | TRANSPORT_OPTIONS
+        mine = FUSE_FLAGS | TRANSPORT_OPTIONS
         return {name: value for name, value in self.options.items() if name in names or name not in mine}
 
     def fuse_options(self) -> set[str]:
         """Options of the FUSE mount; what a mount by root would allow on any other filesystem is allowed."""
         allow_other = os.geteuid() == 0 if self.allow_other is None else self.allow_other
-        chosen = {name for name in self.options if name in _FUSE_FLAGS}
+        chosen = {name for name in self.options if name in FUSE_FLAGS}
         if os.geteuid() == 0:
             chosen |= {"dev"} if "nodev" not in chosen else set()
             chosen |= {"suid"} if "nosuid" not in chosen else set()
@@ -68,7 +69,7 @@ class MountSpec:
             chosen.add("ro")
         if allow_other:
             chosen.add("allow_other")
-        return chosen | {"fsname=pyunionfs", "subtype=pyunionfs"}
+        return chosen | {f"fsname={self.source}", "subtype=pyunionfs"}
 
 
 def option_words(options: Options) -> list[str]:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "mounts": ("mount", "mounts"),
     "refresh": ("mount", "refresh"),
     "reexec": ("mount", "reexec"),
+    "install-helpers": ("helpers", "install_helpers"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),
     "check": ("check", "check"),

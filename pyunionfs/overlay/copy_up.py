@@ -92,7 +92,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
                 else:
                     os.ftruncate(fd, st.st_size)
                 metadata.apply(temp)
-                if data and not sb.params.volatile:
+                if data and sb.params.syncs:
                     os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
                 with sb.lock:
                     _publish(sb, inode, temp, length, metacopy=not data)
@@ -137,7 +137,7 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
         if os.fstat(fd).st_mode != st.st_mode:
             os.fchmod(fd, stat.S_IMODE(st.st_mode))
         os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
-        if not sb.params.volatile:
+        if sb.params.syncs:
             os.fsync(fd)
         with sb.lock:
             with workdir.opened_up(upper):
@@ -285,7 +285,7 @@ class _Metadata:
         self._namespace = sb.marks
         self._ownership = sb.ownership
         self._owner = Owner.of(st) if sb.ownership is None else sb.ownership.of(source, st)
-        kept = [name for name in source.listxattr() if not sb.marks.is_private(name)]
+        kept = [name for name in source.listxattr() if not sb.is_private(name)]
         if source.layer.override is not None:
             kept = [name for name in kept if name not in OVERRIDES]
         self._xattrs = {name: source.getxattr(name) for name in kept}

@@ -18,7 +18,7 @@ from .held import note
 from .inode import Inode
 from .layer import Backing, RemovedDirectory
 from .listing import Listing
-from .lookup import check_name, find, peek
+from .lookup import check_new_name, find, peek
 from .merge import Kind
 from .ownership import Owner
 from .readdir import is_empty
@@ -115,7 +115,7 @@ def _make_aside(
 def _prepare(sb: Superblock, parent: Inode, name: bytes) -> Backing:
     """Check that a name is free; returns the upper directory it is to be made in."""
     sb.writable()
-    check_name(name)
+    check_new_name(sb, name)
     if find(sb, parent, name) is not None:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
     if parent.unlinked:
@@ -390,7 +390,7 @@ def clear_upper_dir(sb: Superblock, inode: Inode) -> None:
         temp.chown(st.st_uid, st.st_gid)
         temp.chmod(stat.S_IMODE(st.st_mode))
         for xattr in old.listxattr():
-            if not sb.marks.is_private(xattr):
+            if not sb.is_private(xattr):
                 temp.setxattr(xattr, old.getxattr(xattr))
         workdir.mark(temp, sb.marks.opaque, marks.OPAQUE_YES)
         temp.utime(st.st_atime_ns, st.st_mtime_ns)

@@ -249,7 +249,7 @@ def truncate(sb: "Superblock", inode: Inode, size: int, *, kill_suid: bool) -> N
 
 def fsync(sb: "Superblock", inode: Inode, *, data_only: bool) -> None:
     """Force what was written to disk; a lower object has nothing to force, and a volatile union does not care."""
-    if inode.upper is None or sb.params.volatile:
+    if inode.upper is None or not sb.params.syncs:
         return
     if inode.is_dir or inode.metacopy:
         with sb.lock:

@@ -20,7 +20,7 @@ from . import refresh as again
 from .copy_up import copy_up
 from .index import must_copy_up
 from .inode import Inode
-from .lookup import directories_of, find, look
+from .lookup import directories_of, find, is_opaque_to_others, look
 from .super import Superblock, is_privileged
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests
@@ -65,11 +65,19 @@ class Overlay:
         sb = self.sb
         root = Inode(None, b"", stat.S_IFDIR)
         root.upper = sb.upper.root if sb.upper is not None else None
-        root.lower = tuple(layer.root for layer in sb.lower)
+        root.lower = tuple(layer.root for layer in sb.lower[: self._visible_roots()])
         root.impure = root.upper is not None and root.upper.find_xattr(sb.marks.impure) == b"y"
         root.xattr_whiteouts = any(layer.root.find_xattr(sb.marks.opaque) == b"x" for layer in sb.layers)
-        root.const_ino = root.lower[0].stat().st_ino if len({layer.fsid for layer in sb.layers}) == 1 else 0
+        one_filesystem = len({layer.fsid for layer in sb.layers}) == 1
+        root.const_ino = root.lower[0].stat().st_ino if root.lower and one_filesystem else 0
         sb.table.add_root(root)
+
+    def _visible_roots(self) -> int:
+        """How many lower layers are seen at all: by marks of others the root of a layer may be opaque."""
+        for index, layer in enumerate(self.sb.layers if self.sb.params.dialects else ()):
+            if is_opaque_to_others(layer.root, layer.root.listxattr()):
+                return min(index + (self.sb.upper is None), len(self.sb.lower))
+        return len(self.sb.lower)
 
     def __enter__(self) -> "Overlay":
         return self
@@ -407,7 +415,7 @@ class Overlay:
         file.fsync(self.sb, self.sb.table[ino], data_only=data_only)
 
     def syncfs(self) -> None:
-        if self.sb.upper is not None and not self.sb.params.volatile:
+        if self.sb.upper is not None and self.sb.params.syncs:
             linux.syncfs(self.sb.upper.io_fd())
 
     def slow(self, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> bool:

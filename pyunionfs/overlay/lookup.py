@@ -78,7 +78,7 @@ class Search:
             st = _stat(backing)
             if st is None:
                 self.found.append(Found(backing))
-                return Kind.WHITEOUT if ended else Kind.ABSENT
+                return Kind.WHITEOUT if ended or _is_hidden(self._sb, directory, name) else Kind.ABSENT
             if _is_whiteout(self._sb, backing, st, self._xattr_whiteouts):
                 self.found.append(Found(backing, st))
                 return Kind.WHITEOUT
@@ -107,6 +107,8 @@ class Search:
         if (st.st_dev, st.st_ino) in self._sb.traps:  # our upper directory, seen from below
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), backing.path())  # ovl_lookup_trap_inode
         xattrs = backing.listxattr()
+        if self._sb.params.dialects and is_opaque_to_others(backing, xattrs):
+            return xattrs, not self._is_bottom(backing, is_last=is_last), b""
         if self._namespace.opaque in xattrs:
             value = self._opaque_mark(backing, st)
             if value == marks.OPAQUE_XATTR_WHITEOUTS and is_final:
@@ -193,6 +195,13 @@ def check_name(name: bytes) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
 
 
+def check_new_name(sb: Superblock, name: bytes) -> None:
+    """Refuse also what the next mount would take for a mark: EPERM."""
+    check_name(name)
+    if sb.params.dialects and marks.Dialect.is_mark(name):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
+
+
 def directories_of(inode: Inode) -> list[Backing]:
     """The directories that make up a merged directory, top to bottom."""
     return [inode.upper, *inode.lower] if inode.upper is not None else list(inode.lower)
@@ -218,6 +227,8 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
             return None
         first = (in_listing or 0) >> LAYER_SHIFT
     check_name(name)
+    if sb.params.dialects and marks.Dialect.is_mark(name):
+        return None
     if len(name) > sb.name_max:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     if parent.unlinked:
@@ -250,6 +261,8 @@ def _topmost(sb: Superblock, directories: Sequence[Backing], name: bytes, first:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
                 raise
+            if _is_hidden(sb, directory, name):
+                return None
             continue
         kind = st.st_mode & _S_IFMT
         if kind == stat.S_IFREG or directory.layer is sb.upper:
@@ -274,8 +287,22 @@ def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool)
     backing = directory.child(name)
     st = _stat(backing)
     if st is None:
-        return Kind.ABSENT
+        return Kind.WHITEOUT if _is_hidden(sb, directory, name) else Kind.ABSENT
     return Kind.WHITEOUT if _is_whiteout(sb, backing, st, xattr_whiteouts) else Kind.OTHER
+
+
+def _is_hidden(sb: Superblock, directory: Backing, name: bytes) -> bool:
+    """Whether a layer that lacks a name hides it from those above by a name of its own (marks.Dialect)."""
+    return sb.params.dialects and _stat(directory.child(marks.Dialect.whiteout(name))) is not None
+
+
+def is_opaque_to_others(directory: Backing, xattrs: Sequence[str]) -> bool:
+    """Whether a directory is opaque by a mark of others (marks.Dialect)."""
+    if any(
+        directory.find_xattr(name) == marks.OPAQUE_YES for name in marks.Dialect.OPAQUE_XATTRS if name in xattrs
+    ):
+        return True
+    return any(_stat(directory.child(name)) is not None for name in marks.Dialect.OPAQUE_NAMES)
 
 
 def _stat(backing: Backing) -> os.stat_result | None:

@@ -203,6 +203,48 @@ class Metacopy:
             raise OSError(errno.EIO, f"malformed metacopy mark: {error}") from None
 
 
+class Dialect:
+    """Marks of others, which a union with ``dialects=on`` reads in its layers beside its own, and never writes.
+
+    ==========  ============================================================================================
+    whiteout    a name ``.wh.X`` (AUFS, and OCI layers as podman and dockerd unpack them for fuse-overlayfs);
+                it acts on the layers below only
+    opaque      a name ``.wh..wh..opq`` (AUFS) or ``.wh..opq`` (fuse-overlayfs) in a directory; ``y`` in the
+                xattr ``opaque`` of either namespace or ``user.fuseoverlayfs.opaque``
+    own names   other names that begin with ``.wh..wh.`` (AUFS: plink, its pseudo-links)
+    ==========  ============================================================================================
+
+    All of them are hidden, as are the xattrs under ``user.fuseoverlayfs.``.
+    """
+
+    PREFIX = b".wh."
+    OWN = b".wh..wh."
+    OPAQUE_NAMES = (b".wh..wh..opq", b".wh..opq")
+    OPAQUE_XATTRS = (TRUSTED.opaque, USER.opaque, "user.fuseoverlayfs.opaque")
+    _HIDDEN_XATTRS = (TRUSTED.prefix, USER.prefix, "user.fuseoverlayfs.")
+
+    @classmethod
+    def is_mark(cls, name: bytes) -> bool:
+        """Whether a name is no object's."""
+        return name.startswith(cls.PREFIX)
+
+    @classmethod
+    def whiteout(cls, name: bytes) -> bytes:
+        """The mark that hides a name."""
+        return cls.PREFIX + name
+
+    @classmethod
+    def hidden_by(cls, mark: bytes) -> bytes:
+        """The name that a mark hides; b"" if it is a mark of another kind, or hides nothing that can be."""
+        name = mark.removeprefix(cls.PREFIX)
+        return b"" if mark in cls.OPAQUE_NAMES or mark.startswith(cls.OWN) or name in (b".", b"..") else name
+
+    @classmethod
+    def is_private(cls, xattr: str) -> bool:
+        """Whether an xattr is a mark, of whichever union."""
+        return xattr.startswith(cls._HIDDEN_XATTRS)
+
+
 def redirect_names(value: bytes) -> list[bytes]:
     """The names that a redirect consists of; it is absolute if it begins with a slash.
 

@@ -39,12 +39,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("nfs_export", ("off", "on"), "keep what NFS export by the kernel needs: index=on"),
     Option("verity", ("off", "on", "require"), "check the data of metacopies by their fs-verity digests"),
     Option("volatile", ("off", "on"), "omit all syncs to the upper filesystem"),
+    Option("fsync", ("1", "0"), "0: volatile, but the next mount is not refused"),
     Option("uidmapping", (), "LAYERS:SHOWN:LENGTH[:...], show user ids of the layers as others"),
     Option("gidmapping", (), "likewise for group ids"),
     Option("squash_to_root", ("off", "on"), "show everything as root's"),
     Option("squash_to_uid", (), "show everything as this user's"),
     Option("squash_to_gid", (), "show everything as this group's"),
     Option("xattr_permissions", ("0", "1", "2"), "keep owner and mode in an xattr: 1 security.*, 2 user.*"),
+    Option("dialects", ("off", "on"), "read the whiteouts of AUFS and fuse-overlayfs in the layers too"),
+    Option("noacl", ("off", "on"), "no POSIX ACLs: none are shown, and none can be set"),
     Option("posix", ("off", "on"), "redirect_dir=on, index=on; atime of lower files, links of merged directories"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -63,12 +66,15 @@ class Params:
     nfs_export: bool = False
     verity: str = "off"
     volatile: bool = False
+    syncs: bool = True  # to the upper filesystem
     uidmapping: tuple[Mapping, ...] = ()
     gidmapping: tuple[Mapping, ...] = ()
     squash_to_root: bool = False
     squash_to_uid: int | None = None
     squash_to_gid: int | None = None
     xattr_permissions: int = 0
+    dialects: bool = False
+    noacl: bool = False
     posix: bool = False
 
     @property
@@ -106,12 +112,15 @@ def parse(options: abc.Mapping[str, str | bool | None], *, upper: bool, privileg
         nfs_export=chosen["nfs_export"] == "on",
         verity=chosen["verity"],
         volatile=chosen["volatile"] == "on",
+        syncs=chosen["volatile"] == "off" and chosen["fsync"] == "1",
         uidmapping=_mappings("uidmapping", chosen["uidmapping"]),
         gidmapping=_mappings("gidmapping", chosen["gidmapping"]),
         squash_to_root=chosen["squash_to_root"] == "on",
         squash_to_uid=_number("squash_to_uid", chosen["squash_to_uid"]) if chosen["squash_to_uid"] else None,
         squash_to_gid=_number("squash_to_gid", chosen["squash_to_gid"]) if chosen["squash_to_gid"] else None,
         xattr_permissions=int(chosen["xattr_permissions"]),
+        dialects=chosen["dialects"] == "on",
+        noacl=chosen["noacl"] == "on",
         posix=chosen["posix"] == "on",
     )
 

@@ -58,7 +58,10 @@ def note_probes(sb: Superblock, inode: Inode, in_vain: int) -> None:
 def entries(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[bytes, int, bool]]:
     """What one layer has in a directory: ``(name, type, is_whiteout)``."""
     for entry in directory.scan():
-        if entry.is_dir(follow_symlinks=False):
+        if sb.params.dialects and marks.Dialect.is_mark(entry.name):
+            if name := marks.Dialect.hidden_by(entry.name):
+                yield name, 0, True
+        elif entry.is_dir(follow_symlinks=False):
             yield entry.name, stat.S_IFDIR, False
         elif entry.is_symlink():
             yield entry.name, stat.S_IFLNK, False

@@ -13,7 +13,7 @@ from .copy_up import copy_up, link_up, mark_impure
 from .dir import clear_upper_dir, losing_name, lower_positive, upper_kind
 from .held import note
 from .inode import Inode
-from .lookup import check_name, find, lookup
+from .lookup import check_new_name, find, lookup
 from .merge import Kind
 from .readdir import is_empty
 from .redirect import set_redirect
@@ -32,7 +32,7 @@ def check(
         raise _error(errno.EINVAL)
     if flags == linux.RENAME_NOREPLACE | linux.RENAME_EXCHANGE:
         raise _error(errno.EINVAL)
-    check_name(new_name)
+    check_new_name(sb, new_name)
     old, _ = lookup(sb, parent, name)
     new = find(sb, new_parent, new_name)
     if flags & linux.RENAME_NOREPLACE and new is not None:

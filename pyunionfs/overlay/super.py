@@ -98,6 +98,10 @@ class Superblock:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return self.upper, self.workdir
 
+    def is_private(self, xattr: str) -> bool:
+        """Whether an xattr on disk is a mark, and no user's."""
+        return self.marks.is_private(xattr) or (self.params.dialects and marks.Dialect.is_private(xattr))
+
     def emit(self, event: events.Event) -> None:
         for listener in self.listeners:
             listener(event)

@@ -9,8 +9,11 @@ import os
 
 from .copy_up import copy_up
 from .inode import Inode
+from .marks import Dialect
 from .ownership import OVERRIDES
 from .super import Superblock
+
+_ACL = "system.posix_acl_"
 
 
 def get(sb: Superblock, inode: Inode, name: str) -> bytes:
@@ -18,22 +21,28 @@ def get(sb: Superblock, inode: Inode, name: str) -> bytes:
 
     But no ACL is ENODATA, wherever: the kernel asks for it at each check of permissions (fs/fuse/acl.c).
     """
-    stored = _stored(sb, name)
+    stored = _stored(sb, name, reading=True)
     try:
         with sb.lock:
             return inode.real.getxattr(stored)
     except OSError as error:
-        if error.errno == errno.EOPNOTSUPP and name.startswith("system.posix_acl_"):
+        if error.errno == errno.EOPNOTSUPP and name.startswith(_ACL):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
         raise
 
 
-def _stored(sb: Superblock, name: str) -> str:
+def _stored(sb: Superblock, name: str, *, reading: bool = False) -> str:
     """The name on disk. Raises EINVAL for overlay's bare prefix, which names nothing."""
     if name == sb.marks.prefix:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
     if sb.params.xattr_permissions and name in OVERRIDES:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
+    if sb.params.noacl and name.startswith(_ACL):
+        number = errno.ENODATA if reading else errno.EOPNOTSUPP
+        raise OSError(number, os.strerror(number), name)
+    if sb.params.dialects and not name.startswith(sb.marks.prefix) and Dialect.is_private(name):
+        number = errno.ENODATA if reading else errno.EPERM
+        raise OSError(number, os.strerror(number), name)
     return sb.marks.escape(name)
 
 
@@ -41,7 +50,9 @@ def names(sb: Superblock, inode: Inode) -> list[str]:
     """The names that a user may see (ovl_listxattr)."""
     with sb.lock:
         mine = OVERRIDES if sb.params.xattr_permissions else ()
-        stored = [name for name in inode.real.listxattr() if not sb.marks.is_private(name) and name not in mine]
+        stored = [name for name in inode.real.listxattr() if not sb.is_private(name) and name not in mine]
+        if sb.params.noacl:
+            stored = [name for name in stored if not name.startswith(_ACL)]
         return [sb.marks.unescape(name) for name in stored]
 
 

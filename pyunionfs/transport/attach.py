@@ -58,10 +58,11 @@ def mount_directly(mountpoint: str, options: Set[str]) -> Attached | None:
         return None
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     flags = _MS_POSIXACL | sum(bit for name, bit in _MS_FLAGS.items() if name in options)
+    source = next((os.fsencode(word[7:]) for word in options if word.startswith("fsname=")), b"pyunionfs")
     data = [f"fd={fd}", f"rootmode={os.stat(mountpoint).st_mode:o}", "user_id=0", "group_id=0"]
     data += sorted(options & {"allow_other", "default_permissions"})
     try:
-        linux.mount(b"pyunionfs", os.fsencode(mountpoint), mount.FSTYPE.encode(), flags, ",".join(data).encode())
+        linux.mount(source, os.fsencode(mountpoint), mount.FSTYPE.encode(), flags, ",".join(data).encode())
     except PermissionError:
         os.close(fd)
         return None

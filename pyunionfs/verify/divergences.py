@@ -327,9 +327,10 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "privileged xattrs in a user namespace",
-        "EPERM and ENODATA are the same",
+        "EPERM and ENODATA are the same; both sides are made to copy up",
         "the kernel forbids to remove or replace what is not there; ours sees first that it is not there",
         _absent_first,
+        _copy_up,
     ),
     Divergence(
         "writer",

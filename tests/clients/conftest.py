@@ -16,6 +16,8 @@ from trees import OLD_NS, snapshot
 
 import pyunionfs
 
+_DROVE = "a program driven"
+
 
 @contextmanager
 def ours(layers: Layers) -> Iterator[Path]:
@@ -60,3 +62,24 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     with mount(Layers(lower, tmp_path / "upper", tmp_path / "work", tmp_path / "merged")) as merged:
         yield Pair(merged, tmp_path / "native", tmp_path / "elsewhere")
     assert [snapshot(layer, upper=True) for layer in lower] == before, "a lower layer has changed"
+
+
+@pytest.fixture
+def drove(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tell the summary which version of a program a test has driven."""
+    return lambda version: record_property(_DROVE, version.strip())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which programs there were."""
+    versions = {
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == _DROVE
+    }
+    if versions:
+        terminalreporter.section("programs driven")
+        for version in sorted(versions):
+            terminalreporter.write_line(version)
