@@ -14,11 +14,15 @@ from typing import Any, BinaryIO
 
 import click
 
+from pyunionfs.image import save as saving
 from pyunionfs.image.archive import split_reference
 from pyunionfs.image.images import Image
 from pyunionfs.image.layers import Layer
+from pyunionfs.image.reference import normalised
 from pyunionfs.image.store import Progress, Store
+from pyunionfs.image.workspace import replacing
 from pyunionfs.overlay.marks import USER
+from pyunionfs.views.union import Union
 
 
 def _print_json(value: Any) -> None:
@@ -276,6 +280,111 @@ def extract(store: Store, reference: str, directory: Path, as_json: bool) -> Non
         return
     for path in paths:
         click.echo(path)
+
+
+@image.command()
+@click.argument("references", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--output", "-o", metavar="FILE", help="Write to FILE. Default: standard output.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(saving.FORMATS),
+    default="docker",
+    show_default=True,
+    help="docker: for docker, podman, skopeo and containerd. oci: without what only docker reads.",
+)
+@click.option(
+    "--compress",
+    "compression",
+    type=click.Choice(saving.COMPRESSIONS),
+    help="Compress layers that are not so already. Default: byte for byte as they were loaded.",
+)
+@click.pass_obj
+def save(
+    store: Store, references: tuple[str, ...], output: str | None, layout: str, compression: str | None
+) -> None:
+    """Write images into an archive, as `docker save` does.
+
+    An IMAGE that is given by a tag has that tag in the archive, one that is given by its id has none. The same
+    images always make the same archive.
+
+    \b
+    Examples:
+      pyunionfs image save app:5 | docker load
+      pyunionfs image save app:5 -o app.tar --compress zstd
+    """
+    images: dict[str, tuple[Image, list[str]]] = {}
+    for reference in references:
+        item = store.image(reference)
+        _, names = images.setdefault(item.id, (item, []))
+        names += [tag for tag in item.tags if tag == normalised(reference) and tag not in names]
+    if output is None:
+        if sys.stdout.isatty():
+            raise OSError("an archive is nothing for a terminal: name a file by -o, or use a pipe")
+        saving.save(store, list(images.values()), sys.stdout.buffer, layout=layout, compression=compression)
+        return
+    with replacing(Path(output)) as file:
+        saving.save(store, list(images.values()), file, layout=layout, compression=compression)
+
+
+@image.command()
+@click.argument("reference", metavar="IMAGE")
+@click.argument("name", metavar="NAME[:TAG]")
+@click.pass_obj
+def tag(store: Store, reference: str, name: str) -> None:
+    """Give IMAGE one more name; an image that had it loses it."""
+    store.tag(reference, name)
+
+
+@image.command()
+@click.option("--message", "-m", default="", help="A comment for the history.")
+@click.option("--author", "-a", default="", help="Who has made it.")
+@click.option(
+    "--change",
+    "-c",
+    "instructions",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="A line of a Dockerfile that changes how the image runs: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, "
+    "VOLUME, WORKDIR, STOPSIGNAL. Repeatable.",
+)
+@click.argument("reference", metavar="IMAGE")
+@click.argument("upper", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name", metavar="[NAME[:TAG]]", required=False)
+@_as_json
+@click.pass_obj
+def commit(
+    store: Store,
+    message: str,
+    author: str,
+    instructions: tuple[str, ...],
+    reference: str,
+    upper: Path,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Make an image of IMAGE and what the directory UPPER changes over it.
+
+    UPPER is the upper directory of a mount on IMAGE. Its changes become one layer more: a file that was deleted
+    an entry .wh.NAME, a directory that was replaced one with .wh..wh..opq. If it changes nothing there is no new
+    layer, only an entry of the history. SOURCE_DATE_EPOCH makes the result depend on the changes alone.
+
+    \b
+    Example:
+      pyunionfs mount --image app:4 --upper mine /mnt/m
+      echo hello >/mnt/m/greeting
+      pyunionfs image commit -m "a greeting" app:4 mine app:5
+    """
+    from pyunionfs.container.commit import commit as make
+
+    base = store.image(reference)
+    with store.hold(base) as lower:
+        union = Union([str(path) for path in lower], str(upper), store.marks is USER)
+        made = make(store, base, union, tag=name, message=message, author=author, instructions=instructions)
+    if as_json:
+        _print_json(_summary(made))
+        return
+    click.echo(made.id)
 
 
 @image.command()

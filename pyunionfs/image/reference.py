@@ -40,6 +40,14 @@ def normalised(reference: str) -> str | None:
         return None
 
 
+def full_name(short: str) -> str:
+    """The form with its registry, as containerd wants it: inverse of :func:`normalise` for docker's own."""
+    first, slash, _ = short.partition("/")
+    if not slash:
+        return f"docker.io/library/{short}"
+    return short if "." in first or ":" in first else f"docker.io/{short}"
+
+
 def id_prefix(reference: str) -> str | None:
     """The hex digits if this may be an image id or the start of one (4 digits or more), else None."""
     match = _HEX.fullmatch(reference)

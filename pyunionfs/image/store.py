@@ -14,6 +14,7 @@ layers (:meth:`Store.hold`), so they are not removed below it.
 """
 
 import errno
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from pyunionfs.image.reference import id_prefix, normalise, normalised
 from pyunionfs.image.streams import Meter
 from pyunionfs.image.tree import remove_tree
 from pyunionfs.image.unpack import unpack
-from pyunionfs.image.workspace import hold, is_held, locked, sweep, to_json, write_atomically
+from pyunionfs.image.workspace import hold, is_held, locked, sweep, to_json, workspace, write_atomically
 from pyunionfs.overlay.marks import OPAQUE_YES, TRUSTED, USER, Namespace
 
 _VERSION = 1
@@ -158,9 +159,13 @@ class Store:
         """The image's layers, top to bottom, ready for a union; none for an image without layers."""
         return image.lowerdirs
 
-    def open_blob(self, digest: str) -> BinaryIO:
+    def open_blob(self, digest: str) -> io.BufferedReader:
         """A layer's blob, byte for byte as the archive had it; ``digest`` from :attr:`Image.blobs`."""
         return self._blobs.open(digest)
+
+    def open_plain(self, digest: str) -> io.BufferedReader:
+        """The plain tar of a layer's blob."""
+        return self._blobs.open_plain(digest)
 
     def open_layer(self, layer: Layer) -> BinaryIO:
         """A layer's plain tar, whose sha256 is its diff id."""
@@ -175,6 +180,15 @@ class Store:
             yield image.lowerdirs
 
     # -- loading
+
+    @contextmanager
+    def workspace(self, name: str) -> Iterator[Path]:
+        """A directory for what is not complete yet, on the filesystem of the store; it is gone afterwards, also
+        when the process is killed, once something is loaded."""
+        self._prepare()
+        with workspace(self._temporary / f"{name}-{os.getpid()}", done=lambda: False) as directory:
+            assert directory is not None
+            yield directory
 
     def load(
         self,

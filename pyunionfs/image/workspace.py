@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pyunionfs import linux
 from pyunionfs.image.tree import remove_tree
@@ -122,11 +122,18 @@ def hold(directory: Path) -> int:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that readers, and we after a crash, see the old content or the new, never a mixture."""
+    with replacing(path, mode=0o600) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when all has gone well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(fd)
         os.replace(temporary, path)

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {"transport", "vfs", "linux"},
     "transport.libfuse": {"transport", "vfs", "linux", "pyfuse3", "trio"},
     "views": {"views", "overlay", "image"},
+    "container": {"container", "image", "overlay", "views.union", "vfs"},
     "check": {"check", "overlay", "linux", "vfs", "events"},
     "verify": {"verify", "linux", "daemon", "spec", "hypothesis"},
     "spec": {"overlay.params", "transport"},
