@@ -36,7 +36,7 @@ module                          kernel                answers
 :mod:`.transport.devfuse`       fs/fuse               requests of the kernel, straight from /dev/fuse or io_uring
 :mod:`.transport.libfuse`       fs/fuse               the same by libfuse: pyfuse3 and trio
 :mod:`.image`                   -                     image archives: read, verify, unpack, store
-:mod:`.container`               -                     from an upper directory to an image: commit
+:mod:`.container`               -                     run an image; make one of what was changed
 :mod:`.views`                   -                     explain, diff: what a union shows and why
 :mod:`.check`                   -                     fsck for upper directories: find damage, repair it
 :mod:`.verify`                  fs/overlayfs          the same as the kernel? random operations on both

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,14 +38,27 @@ UTIME_OMIT = (1 << 30) - 2
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+MS_RDONLY = 1
+MS_NOSUID = 2
 
 # linux/mount.h
 MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_STRICTATIME = 1 << 24
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MNT_DETACH = 2
@@ -145,6 +159,16 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes) 
 def umount2(target: bytes, flags: int) -> None:
     """See umount2(2)."""
     _check(_libc.umount2(ctypes.c_char_p(target), flags), target)
+
+
+def die_with_parent() -> None:
+    """Have SIGKILL sent to this process when its parent ends, until it changes its credentials: see prctl(2)."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)))
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """Make a mount the root of this mount namespace: see pivot_root(2)."""
+    _check(_libc.pivot_root(ctypes.c_char_p(new_root), ctypes.c_char_p(put_old)), new_root)
 
 
 def unshare(flags: int) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-# The helpers of this suite serve the others as well.
+# The helpers of these suites serve the others as well.
+sys.path.insert(0, str(Path(__file__).parent / "image"))
 sys.path.insert(0, str(Path(__file__).parent / "posix"))
 
 import mounts

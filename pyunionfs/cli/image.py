@@ -24,6 +24,8 @@ from pyunionfs.image.workspace import replacing
 from pyunionfs.overlay.marks import USER
 from pyunionfs.views.union import Union
 
+from .text import print_table, table
+
 
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
@@ -176,7 +178,7 @@ def list_images(store: Store, as_json: bool) -> None:
     if as_json:
         _print_json([_summary(item) for item in images])
         return
-    table = _table("TAG", "IMAGE ID", "CREATED", "PLATFORM", ">LAYERS", ">SIZE")
+    rows = table("TAG", "IMAGE ID", "CREATED", "PLATFORM", ">LAYERS", ">SIZE")
     for item in images:
         for tag in item.tags or ("(none)",):
             row = (
@@ -187,8 +189,8 @@ def list_images(store: Store, as_json: bool) -> None:
                 str(len(item.layers)),
                 _size(item.size),
             )
-            table.add_row(*row)
-    _print_table(table)
+            rows.add_row(*row)
+    print_table(rows)
 
 
 @image.command()
@@ -207,12 +209,12 @@ def inspect(store: Store, reference: str, as_json: bool) -> None:
     for label, value in _facts(item):
         click.echo(f"{label + ':' if label else '':14}{_plain(value)}".rstrip())
     click.echo()
-    table = _table("#", "DIFF ID", ">FILES", ">SIZE", "WHITEOUTS", "DIRECTORY")
+    rows = table("#", "DIFF ID", ">FILES", ">SIZE", "WHITEOUTS", "DIRECTORY")
     for number, layer in enumerate(item.layers):
         report = layer.report
         marks = f"{report.whiteouts}" + (f" + {report.opaques} opaque" if report.opaques else "")
-        table.add_row(str(number), layer.short_id, str(layer.files), _size(layer.size), marks, str(layer.path))
-    _print_table(table)
+        rows.add_row(str(number), layer.short_id, str(layer.files), _size(layer.size), marks, str(layer.path))
+    print_table(rows)
 
 
 def _facts(item: Image) -> Iterator[tuple[str, str]]:
@@ -254,13 +256,13 @@ def history(store: Store, reference: str, as_json: bool) -> None:
             ]
         )
         return
-    table = _table("LAYER", "CREATED", ">SIZE", "CREATED BY")
+    rows = table("LAYER", "CREATED", ">SIZE", "CREATED BY")
     for entry in entries:
         layer = entry.layer
         made = (layer.short_id, _size(layer.size)) if layer else ("-", "0 B")
-        said = entry.step.created_by or entry.step.comment or "(no record)"
-        table.add_row(made[0], _plain(entry.step.created[:19]), made[1], _plain(said))
-    _print_table(table)
+        said = "  # ".join(filter(None, (entry.step.created_by, entry.step.comment))) or "(no record)"
+        rows.add_row(made[0], _plain(entry.step.created[:19]), made[1], _plain(said))
+    print_table(rows)
 
 
 @image.command()
@@ -425,28 +427,6 @@ def _size(count: int) -> str:
 def _plain(text: str) -> str:
     """Text of an archive, on one line, and unable to control the terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _table(*headings: str) -> Any:
-    """A table; ``>`` before a heading aligns the column to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if right else "left", no_wrap=True)
-    return table
-
-
-def _print_table(table: Any) -> None:
-    """Print it in full: on a narrow terminal lines wrap, nothing is cut."""
-    from rich.console import Console
-
-    console = Console(width=10_000, markup=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
 
 
 def _layer(layer: Layer) -> dict[str, Any]:

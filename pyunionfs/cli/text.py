@@ -1,6 +1,9 @@
-"""Untrusted text on its way to a terminal."""
+"""Text on its way to a terminal: what is untrusted made harmless, tables."""
 
 import os
+from typing import Any
+
+import click
 
 
 def printable(text: str) -> str:
@@ -9,3 +12,25 @@ def printable(text: str) -> str:
         char if char.isprintable() else os.fsencode(char).decode("latin-1").encode("unicode_escape").decode()
         for char in text
     )
+
+
+def table(*headings: str) -> Any:
+    """A table; ``>`` before a heading aligns the column to the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for heading in headings:
+        right = heading.startswith(">")
+        made.add_column(heading.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return made
+
+
+def print_table(rows: Any) -> None:
+    """Print it in full: on a narrow terminal lines wrap, nothing is cut."""
+    from rich.console import Console
+
+    console = Console(width=10_000, markup=False, highlight=False)
+    with console.capture() as captured:
+        console.print(rows)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())

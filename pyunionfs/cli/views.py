@@ -70,16 +70,26 @@ def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool
         click.echo(f"  a deletion:  {answer.on_delete}")
 
 
+def _container(name: str) -> Union:
+    from ..image.errors import ImageError
+    from .container import union_of
+
+    try:
+        return union_of(name)
+    except ImageError:
+        raise OSError(errno.ENOTDIR, f"{name} is not a directory, and no container") from None
+
+
 @click.command()
 @_lower
 @_userxattr
 @_json
-@click.argument("where", metavar="UPPER|MOUNTPOINT")
+@click.argument("where", metavar="UPPER|MOUNTPOINT|CONTAINER")
 def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
     """List what an upper directory changes: A added, C changed, D deleted, as 'docker diff' does.
 
-    On a MOUNTPOINT the layers are known. For an UPPER directory that is not mounted, name them by --lower;
-    without them a file that replaces a deleted one cannot be told from a new one, and is listed as added.
+    Of a MOUNTPOINT or a CONTAINER the layers are known. For an UPPER directory that is not mounted, name them by
+    --lower; without them a file that replaces a deleted one cannot be told from a new one, and is listed as added.
     """
     from ..views import diff as view
 
@@ -89,10 +99,8 @@ def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
         if union.upper is None:
             raise OSError(errno.EINVAL, f"the union at {where} is read-only: it has no upper directory")
     else:
-        if not os.path.isdir(where):
-            raise OSError(errno.ENOTDIR, f"{where} is not a directory")
         layers, data = split_lower(lower) if lower else ([], [])
-        union = Union(layers, where, userxattr, data)
+        union = Union(layers, where, userxattr, data) if os.path.isdir(where) else _container(where)
     changes = view.diff(union)
     if as_json:
         click.echo(json.dumps([{"path": change.path, "kind": change.kind} for change in changes], indent=2))

@@ -66,7 +66,9 @@ def commit(
             table["rootfs"]["diff_ids"] = [*base.config.diff_ids, diff_id]
         step = {"created": created, "created_by": created_by, "comment": message, "author": author}
         step = {key: value for key, value in step.items() if value}
-        table.setdefault("history", []).append({**step, **({} if count else {"empty_layer": True})})
+        history = table.setdefault("history", [])
+        history += [{}] * (len(base.layers) - sum(not known.empty for known in base.config.history))
+        history.append({**step, **({} if count else {"empty_layer": True})})
         table["created"] = created
         if author:
             table["author"] = author

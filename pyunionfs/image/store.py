@@ -179,6 +179,13 @@ class Store:
                 stack.callback(os.close, hold(layer.directory))
             yield image.lowerdirs
 
+    @contextmanager
+    def keeping(self, image: Image) -> Iterator[None]:
+        """No image is removed meanwhile. Raises ImageError if this one has been."""
+        with locked(self.root / "lock", exclusive=False):
+            self.image(image.id)
+            yield
+
     # -- loading
 
     @contextmanager
@@ -318,6 +325,8 @@ class Store:
             return self._remove_image(image_id, tags)
 
     def _remove_image(self, image_id: str, tags: dict[str, str]) -> Removed:
+        for user in self._users(image_id):
+            raise ImageError(f"the image is that of container {user} (rm removes it)")
         others = [i for i in self._images.ids() if i != image_id]
         kept = [image for image in map(self._images.find, others) if image is not None]
         directories = {layer.directory for image in kept for layer in image.layers}
@@ -333,6 +342,13 @@ class Store:
             self._discard(directory)
         self._remove_blobs(kept)
         return Removed(mine, (image_id,), tuple(dict.fromkeys(layer.diff_id for layer in layers)))
+
+    def _users(self, image_id: str) -> Iterator[str]:
+        """The names of the containers that have an image (container/containers.py)."""
+        for path in self.root.glob("containers/*/container.json"):
+            table = json.loads(path.read_bytes())
+            if table["image"] == image_id:
+                yield table["name"]
 
     def _write_tags(self, tags: dict[str, str]) -> None:
         with locked(self.root / "tags.lock", exclusive=True):

@@ -1,0 +1,231 @@
+"""Running a container: its union is mounted, a runtime executes its bundle, and what becomes of it is noted.
+
+The process that runs a container stays with it until its end, as containerd's shim does: in front of the caller, or
+with ``detach`` in the background.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from ..image.errors import ImageError
+from ..image.images import Image
+from ..image.store import Store
+from ..image.workspace import to_json, write_atomically
+from ..transport import mount
+from .bundle import Options, bundle
+from .containers import Container, Containers
+
+RUNTIMES = ("runc", "crun")  # those that are tried, in this order
+NO_RUNTIME = "none"
+_OWN = (sys.executable, "-P", "-m", "pyunionfs.container.unshared")
+_POLL = 0.01  # seconds
+_END_WAIT = 20.0  # seconds, for what was killed to be unmounted
+_STARTED = b"\0"
+
+
+def choose_runtime(wanted: str | None) -> str:
+    """The path of a runtime. Raises OSError if there is none."""
+    if wanted == NO_RUNTIME:
+        return ""
+    for name in (wanted,) if wanted else RUNTIMES:
+        if (found := shutil.which(name)) is not None:
+            return found
+    raise OSError(f"no {wanted or 'runc or crun'} is installed (--no-runtime runs a container without)")
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs the containers of a store."""
+
+    store: Store
+    containers: Containers
+
+    def run(self, container: Container, *, detach: bool = False) -> int:
+        """Run a container that does not run. Returns its exit code; with ``detach`` 0 once it runs.
+
+        Raises ImageError, OSError if it cannot be started.
+        """
+        if detach:
+            self._detached(container)
+            return 0
+        return self._run(container, None)
+
+    def _detached(self, container: Container) -> None:
+        """Run it in a process of its own, and wait until it runs, or tells why it does not."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(reading)
+                os.setsid()
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in range(3):  # who has called us waits for the end of what they have given us
+                    os.dup2(null, fd)
+                self._run(container, writing)
+                code = 0
+            except (OSError, ImageError) as error:
+                with suppress(OSError):
+                    os.write(writing, (getattr(error, "strerror", "") or str(error)).encode())
+            finally:
+                os._exit(code)
+        os.close(writing)
+        with open(reading, "rb") as report:
+            told = report.read()
+        if told != _STARTED:
+            raise OSError(told.decode(errors="replace") or "the container did not start")
+
+    def _run(self, container: Container, report: int | None) -> int:
+        with self.containers.running(container):
+            self.clear(container)
+            with self._mounted(container) as root:
+                image = self.store.image(container.image)
+                table = bundle(image.config, Options(**container.options), root, hostname=container.short_id)
+                write_atomically(container.path("bundle") / "config.json", to_json(table))
+                return self._execute(container, report)
+
+    def _execute(self, container: Container, report: int | None) -> int:
+        pid_file = container.path("bundle") / "pid"
+        pid_file.unlink(missing_ok=True)
+        with self._streams(container, report) as streams:
+            process = subprocess.Popen(self._command(container, pid_file), **streams)  # type: ignore[call-overload]
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what the terminal sends, the container gets too
+        try:
+            while process.poll() is None and not pid_file.exists():
+                time.sleep(_POLL)
+            if process.poll() is None or pid_file.exists():
+                pid = int(pid_file.read_text() or 0)
+                running = replace(container, state="running", pid=pid, started=time.time(), exit_code=0)
+                self.containers.write(running)
+                if report is not None:
+                    os.write(report, _STARTED)
+                    os.close(report)
+            code: int = process.wait()
+        finally:
+            signal.signal(signal.SIGINT, old)
+        if not pid_file.exists():
+            said = container.path("log").read_text(errors="replace").strip().splitlines() if report else []
+            raise OSError(said[-1] if said else f"the runtime ended with status {code}")
+        ended = replace(running, state="exited", pid=0, exit_code=code, finished=time.time())
+        self.containers.write(ended)
+        return code
+
+    def _command(self, container: Container, pid_file: Path) -> list[str]:
+        if not container.runtime:
+            return [*_OWN, str(container.path("bundle")), str(pid_file)]
+        words = ["run", "--bundle", str(container.path("bundle")), "--pid-file", str(pid_file), container.id]
+        return [*self._runtime(container), *words]
+
+    def _runtime(self, container: Container) -> list[str]:
+        return [container.runtime, "--root", str(self.store.root / "runtime")]
+
+    @contextmanager
+    def _streams(self, container: Container, report: int | None) -> Iterator[Mapping[str, IO[bytes] | int]]:
+        if report is None:
+            yield {}
+            return
+        with container.path("log").open("ab") as log:
+            yield {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+
+    # -- its union
+
+    @contextmanager
+    def _mounted(self, container: Container) -> Iterator[Path]:
+        """A process of its own mounts it, and holds the layers: nothing of ours is to stay open in it."""
+        merged = container.path("merged")
+        command = [sys.executable, "-P", "-m", "pyunionfs", "mount", "--root", str(self.store.root)]
+        command += ["--image", container.image, "--upper", str(container.path("diff"))]
+        command += ["--work", str(container.path("work")), str(merged)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(done.stderr.strip().removeprefix("pyunionfs: "))
+        try:
+            yield merged
+        finally:
+            _unmount(merged)
+
+    def clear(self, container: Container) -> None:
+        """Take away what a runner that was killed has left: processes and the mount."""
+        if container.runtime:
+            subprocess.run([*self._runtime(container), "delete", "--force", container.id], capture_output=True)
+        _unmount(container.path("merged"))
+
+    # -- what is done to one that runs
+
+    def kill(self, container: Container, number: int) -> None:
+        """Send a signal to its first process. Raises OSError if it does not run."""
+        os.kill(self._pid(container), number)
+
+    def exec(self, container: Container, args: Sequence[str], *, env: Sequence[str], terminal: bool) -> int:
+        """Run one more command in a container; returns its exit code. Raises OSError if it does not run."""
+        pid = self._pid(container)
+        if container.runtime:
+            words = ["exec", *(["-t"] if terminal else []), *(word for item in env for word in ("-e", item))]
+            return subprocess.run([*self._runtime(container), *words, container.id, *args]).returncode
+        enter = [
+            "nsenter",
+            "-t",
+            str(pid),
+            "-m",
+            "-u",
+            "-i",
+            "-p",
+            *([] if _shares_net(pid) else ["-n"]),
+            "-r",
+            "-w",
+        ]
+        return subprocess.run([*enter, "env", *env, *args]).returncode
+
+    def processes(self, container: Container) -> list[int]:
+        """The processes in its PID namespace, as the host sees them. Raises OSError if it does not run."""
+        space = os.readlink(f"/proc/{self._pid(container)}/ns/pid")
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(directory / "ns/pid") == space:
+                    found.append(int(directory.name))
+        return sorted(found)
+
+    def _pid(self, container: Container) -> int:
+        if container.state != "running" or not container.pid:
+            raise OSError(f"container {container.name} does not run")
+        return container.pid
+
+    def remove(self, container: Container, *, force: bool = False) -> None:
+        """Remove a container; ``force`` one that runs too. Raises ImageError if it runs."""
+        if force and container.state == "running":
+            self.kill(container, signal.SIGKILL)
+        with self.containers.running(container, wait=_END_WAIT if force else 0.0):
+            self.clear(container)
+            self.containers.remove(container)
+
+    def create(self, image: Image, name: str, reference: str, runtime: str, options: Options) -> Container:
+        """Make a container of an image, which is not removed while there is one. Raises ImageError, OSError."""
+        options.check()
+        fields = {key: getattr(options, key) for key in Options.__dataclass_fields__}
+        with self.store.keeping(image):
+            return self.containers.create(
+                name=name, image=image.id, image_name=reference, runtime=runtime, options=fields
+            )
+
+
+def _unmount(merged: Path) -> None:
+    if mount.find(os.fspath(merged)) is None:
+        return
+    try:
+        mount.unmount(os.fspath(merged))
+    except OSError:
+        mount.unmount(os.fspath(merged), lazy=True)
+
+
+def _shares_net(pid: int) -> bool:
+    return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")

@@ -1,0 +1,242 @@
+"""Our own containers: run, seen from both sides, killed, started again, committed; by each runtime and by none."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mounts
+import pytest
+from archives import Picture, directory, docker_25, entry, layer, outer, symlink, write
+
+PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:12:34::/home/app:/bin/sh\n"
+GROUP = "app:x:34:\nextra:x:77:app\n"
+APPLETS = ("sh", "ls", "cat", "sleep", "id", "hostname", "ps", "echo", "rm", "env", "ip", "mount", "pwd", "kill")
+
+
+class Ours:
+    """The commands, on a store of their own, with one image: ``app:1``."""
+
+    def __init__(self, root: Path, runtime: str) -> None:
+        self.root = root
+        self._runtime = ["--no-runtime"] if runtime == "none" else ["--runtime", runtime]
+
+    def __call__(self, *words: str | Path, status: int = 0, **more: Any) -> str:
+        done = self.attempt(*words, **more)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    def attempt(self, *words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYUNIONFS_ROOT": str(self.root)}
+        command = [sys.executable, "-m", "pyunionfs", *map(str, words)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60, **more)
+
+    def run(self, *words: str | Path, **more: Any) -> str:
+        return self("run", *self._runtime, *words, **more)
+
+    def inspect(self, name: str) -> Any:
+        return json.loads(self("inspect", name))[0]
+
+    def until(self, name: str, status: str) -> None:
+        for _ in range(200):
+            if self.inspect(name)["State"]["Status"] == status:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{name} is not {status}: {self.inspect(name)}")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox is not installed (./dev test --clients installs it)")
+    data = Path(busybox).read_bytes()
+    if b"ld-linux" in data[:4096]:
+        pytest.skip("the busybox here is not a static one")
+    base = layer(
+        *(directory(name) for name in ("bin", "etc", "data", "proc", "dev", "sys", "tmp")),
+        entry("bin/busybox", data, mode=0o755),
+        *(symlink(f"bin/{applet}", "busybox") for applet in APPLETS),
+        entry("etc/passwd", PASSWD),
+        entry("etc/group", GROUP),
+        entry("data/old", "old"),
+    )
+    config = {"config": {"Env": ["A=image", "B=image"], "Cmd": ["/bin/pwd"], "WorkingDir": "/data"}}
+    return write(tmp_path / "app.tar", outer(docker_25(Picture([base], extra=config))))
+
+
+@pytest.fixture(params=["runc", "crun", "none"])
+def ours(
+    request: pytest.FixtureRequest, tmp_path: Path, image: Path, requires: Callable[..., None]
+) -> Iterator[Ours]:
+    requires("pyunionfs", "devices")
+    if request.param != "none" and shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    made = Ours(tmp_path / "store", request.param)
+    made("image", "load", image)
+    tried = made.attempt("run", "--rm", *made._runtime, "app:1", "/bin/echo")
+    if request.param != "none" and tried.returncode:
+        pytest.skip(f"{request.param} does not run here: {tried.stderr.splitlines()[0]}")
+    yield made
+    for name in made("ps", "-aq").split():
+        made("rm", "-f", name)
+    assert not [point for point in mounts.mount_points() if point.is_relative_to(tmp_path)]
+    assert not mounts.daemons(tmp_path)
+
+
+def test_what_it_is_from_the_inside(ours: Ours) -> None:
+    seen = ours.run(
+        "--rm", "--hostname", "inside", "app:1", "sh", "-c", "hostname; echo $$; ls /proc | grep -c '^[0-9]'"
+    )
+    assert seen.splitlines()[:2] == ["inside", "1"]
+    assert int(seen.splitlines()[2]) <= 4
+    mounted = ours.run("--rm", "app:1", "mount").splitlines()
+    assert mounted[0].startswith("pyunionfs on / type fuse.pyunionfs (rw,")
+    assert not [line for line in mounted if str(ours.root) in line]
+    assert "lo" in ours.run("--rm", "app:1", "ip", "link")
+    assert "eth" not in ours.run("--rm", "app:1", "ip", "link")
+    assert (
+        ours.run("--rm", "app:1", "sh", "-c", "echo x >/dev/null; ls -l /proc/self/fd/0 >/dev/null; echo fine")
+        == "fine\n"
+    )
+
+
+def test_the_namespaces_are_its_own(ours: Ours) -> None:
+    ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
+    pid = ours.inspect("one")["State"]["Pid"]
+    for space in ("mnt", "uts", "ipc", "pid", "net"):
+        assert os.readlink(f"/proc/{pid}/ns/{space}") != os.readlink(f"/proc/self/ns/{space}"), space
+    ours.run("-d", "--name", "two", "--network", "host", "app:1", "sleep", "1000")
+    other = ours.inspect("two")["State"]["Pid"]
+    assert os.readlink(f"/proc/{other}/ns/net") == os.readlink("/proc/self/ns/net")
+    assert os.readlink(f"/proc/{other}/ns/pid") != os.readlink(f"/proc/{pid}/ns/pid")
+    row = next(line.split() for line in ours("top", "one").splitlines() if "sleep" in line)
+    assert row == [str(pid), "1", "sleep", "1000"]
+
+
+def test_the_image_and_the_command_line_say_how(ours: Ours, tmp_path: Path) -> None:
+    assert ours.run("--rm", "app:1") == "/data\n"
+    env = ours.run("--rm", "-e", "B=mine", "app:1", "env")
+    assert {"A=image", "B=mine", "HOME=/root"} <= set(env.splitlines())
+    assert ours.run("--rm", "-w", "/tmp", "app:1", "pwd") == "/tmp\n"
+    assert ours.run("--rm", "-u", "app", "app:1", "id") == "uid=12(app) gid=34(app) groups=77(extra)\n"
+    assert ours.run("--rm", "-u", "5:6", "app:1", "sh", "-c", "id -u; id -g") == "5\n6\n"
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("shared\n")
+    seen = ours.run(
+        "--rm", "-v", f"{shared}:/mnt/deep", "app:1", "sh", "-c", "cat /mnt/deep/file; echo x >/mnt/deep/new"
+    )
+    assert seen == "shared\n"
+    assert (shared / "new").read_text() == "x\n"
+    ours.run("--rm", "-v", f"{shared}:/mnt:ro", "app:1", "sh", "-c", "echo x >/mnt/other", status=1)
+    ours.run("--rm", "--read-only", "app:1", "sh", "-c", "echo x >/data/other", status=1)
+
+
+def test_the_exit_code_is_passed_on(ours: Ours) -> None:
+    ours.run("--rm", "app:1", "sh", "-c", "exit 7", status=7)
+    failed = ours.attempt("run", "--rm", "app:1", "/bin/nothing")
+    assert failed.returncode != 0
+    assert "nothing" in failed.stderr
+    assert ours("ps", "-aq") == ""
+
+
+def test_containers_share_their_layers_and_nothing_else(ours: Ours) -> None:
+    for name in ("one", "two"):
+        ours.run("-d", "--name", name, "app:1", "sleep", "1000")
+    ours("exec", "one", "sh", "-c", "echo mine >/data/mine; rm /data/old")
+    assert ours("exec", "one", "ls", "/data") == "mine\n"
+    assert ours("exec", "two", "ls", "/data") == "old\n"
+    one, two = (ours.inspect(name)["GraphDriver"]["Data"] for name in ("one", "two"))
+    assert one["LowerDir"] == two["LowerDir"]
+    assert one["UpperDir"] != two["UpperDir"]
+    served = {item["mountpoint"]: item for item in json.loads(ours("mounts", "--json"))}
+    assert served[one["MergedDir"]]["lower"] == served[two["MergedDir"]]["lower"]
+    assert sorted(os.listdir(Path(one["UpperDir"]) / "data")) == ["mine", "old"]
+    assert (Path(one["UpperDir"]) / "data/old").is_char_device()
+
+
+def test_a_killed_container_starts_again(ours: Ours) -> None:
+    ours.run("-d", "--name", "one", "app:1", "sh", "-c", "echo started; sleep 1000")
+    ours("exec", "one", "sh", "-c", "echo kept >/data/kept")
+    os.kill(ours.inspect("one")["State"]["Pid"], signal.SIGKILL)
+    ours.until("one", "exited")
+    assert "Exited (137)" in ours("ps", "-a")
+    assert ours("ps", "-q") == ""
+    ours("start", "one")
+    assert ours("exec", "one", "cat", "/data/kept") == "kept\n"
+    assert ours("logs", "one") == "started\nstarted\n"
+    ours("kill", "-s", "KILL", "one")
+    ours.until("one", "exited")
+
+
+def test_a_runner_that_is_killed_leaves_nothing_that_cannot_be_taken_away(ours: Ours) -> None:
+    ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
+    pid = ours.inspect("one")["State"]["Pid"]
+    runner = next(int(path.name) for path in Path("/proc").glob("[0-9]*") if is_runner(path, ours.root))
+    os.kill(runner, signal.SIGKILL)
+    ours.until("one", "exited")
+    ours("start", "one")
+    assert ours("exec", "one", "echo", "alive") == "alive\n"
+    assert not os.path.exists(f"/proc/{pid}") or ours.inspect("one")["State"]["Pid"] != pid
+
+
+def is_runner(process: Path, root: Path) -> bool:
+    try:
+        words, environ = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+    except OSError:
+        return False
+    return b"\0run\0" in words and b"\0-d\0" in words and str(root).encode() in environ
+
+
+def test_a_commit_is_an_image(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "echo new >/data/new; rm /data/old")
+    assert "A /data/new" in ours("diff", "one")
+    ours("commit", "-m", "changed", "-c", 'CMD ["ls", "/data"]', "one", "app:2")
+    assert ours.run("--rm", "app:2") == "new\n"
+    assert "changed" in ours("image", "history", "app:2")
+    refused = ours.attempt("image", "rm", "app:1")
+    assert "the image is that of container one" in refused.stderr
+    ours("rm", "one")
+    ours("image", "rm", "app:1")
+    assert ours.run("--rm", "app:2") == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["app:9", "ls"], "no image 'app:9'"),
+        (["--name", "one", "app:1", "ls"], "the name 'one' is taken"),
+        (["-u", "nobody", "app:1", "ls"], "no user nobody"),
+        (["-v", "/missing:/mnt", "app:1", "ls"], "/missing does not exist"),
+        (["-v", "nonsense", "app:1", "ls"], "not SOURCE:TARGET"),
+        (["--memory", "much", "app:1", "ls"], "is no size"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(ours: Ours, words: list[str], said: str) -> None:
+    ours.run("--name", "one", "app:1", "/bin/echo")
+    failed = ours.attempt("run", *ours._runtime, *words)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert said in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert len(ours("ps", "-aq").split()) == 1
+
+
+def test_a_bundle_is_run_by_hand(ours: Ours, tmp_path: Path) -> None:
+    if "runc" not in ours._runtime:
+        pytest.skip("by runc")
+    told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", "echo by hand; echo x >/data/new")
+    for line in told.splitlines():
+        words = line.replace("NAME", "by-hand").replace("pyunionfs ", f"{sys.executable} -m pyunionfs ").split()
+        env = {**os.environ, "PYUNIONFS_ROOT": str(ours.root)}
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, (line, done.stderr)
+        if words[0] == "runc":
+            assert done.stdout == "by hand\n"
+    assert (tmp_path / "bundle/diff/data/new").read_text() == "x\n"
