@@ -41,7 +41,7 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
     options = transport_options.parse(spec.options)
     transport = options.transport
     if transport == "auto":
-        transport = "devfuse" if _suits_directly() else "pyfuse3"
+        transport = "devfuse" if suits_directly() else "pyfuse3"
     with serving.union(spec) as overlay:
         serve_by = importlib.import_module(_TRANSPORTS[transport], __package__).serve  # one loads no other
         serve_by(
@@ -55,7 +55,7 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
         )
 
 
-def _suits_directly() -> bool:
+def suits_directly() -> bool:
     """Whether the kernel speaks a version of FUSE that the direct transport does: 7.31, of Linux 5.4."""
     numbers = re.match(r"(\d+)\.(\d+)", platform.release())
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (5, 4)

@@ -27,6 +27,8 @@ _COMMANDS = {
     "rm": ("container", "rm"),
     "commit": ("container", "commit"),
     "bundle": ("container", "make_bundle"),
+    "info": ("info", "info"),
+    "snapshotter": ("snapshotter", "snapshotter"),
     "install-helpers": ("helpers", "install_helpers"),
     "explain": ("views", "explain"),
     "diff": ("views", "diff"),

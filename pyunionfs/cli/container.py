@@ -103,7 +103,8 @@ def run(
     try:
         code = runner.run(made, detach=detach)
     except BaseException:
-        runner.remove(made)  # it has never run
+        if runner.containers.find(made.id).state == "created":  # it has never run
+            runner.remove(made)
         raise
     if detach:
         click.echo(made.id)

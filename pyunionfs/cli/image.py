@@ -7,6 +7,7 @@ group that this one belongs to turns them into one line.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -327,6 +328,52 @@ def save(
         return
     with replacing(Path(output)) as file:
         saving.save(store, list(images.values()), file, layout=layout, compression=compression)
+
+
+@image.command()
+@click.argument("references", metavar="[IMAGE...]", nargs=-1)
+@click.pass_obj
+def verify(store: Store, references: tuple[str, ...]) -> None:
+    """Read all that is stored of images, or of all images, and compare the digests.
+
+    Exit code 1 if anything is damaged; what is said then is loaded again by 'image load'.
+    """
+    images = [store.image(reference) for reference in references] or store.images()
+    damaged = 0
+    for item in images:
+        wrong = store.verify(item)
+        name = item.tags[0] if item.tags else item.short_id
+        click.echo(f"{name}  {'damaged' if wrong else 'sound'}")
+        for line in wrong:
+            click.echo(f"  {line}")
+        damaged += bool(wrong)
+    sys.exit(1 if damaged else 0)
+
+
+@image.command()
+@click.pass_obj
+def prune(store: Store) -> None:
+    """Remove the images that have neither a tag nor a container, and the layers that only they have."""
+    for item in store.prune():
+        for image_id in item.images:
+            click.echo(f"removed  {image_id}")
+
+
+@image.command("import")
+@click.option("--message", "-m", default="", help="A comment for the history.")
+@click.argument("tar", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("name", metavar="[NAME[:TAG]]", required=False)
+@click.pass_obj
+def import_(store: Store, message: str, tar: Path, name: str | None) -> None:
+    """Make an image of TAR, which holds a root directory: plain or compressed, as `docker export` writes it."""
+    from pyunionfs.container.commit import source_date_epoch
+    from pyunionfs.image.rootfs import import_rootfs
+
+    epoch = source_date_epoch()
+    made = import_rootfs(
+        store, tar, tag=name, message=message, epoch=epoch if epoch is not None else int(time.time())
+    )
+    click.echo(made.id)
 
 
 @image.command()

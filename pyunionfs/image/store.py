@@ -35,7 +35,7 @@ from pyunionfs.image.images import Image, ImageStore, not_found
 from pyunionfs.image.layers import Layer, LayerStore
 from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
 from pyunionfs.image.reference import id_prefix, normalise, normalised
-from pyunionfs.image.streams import Meter
+from pyunionfs.image.streams import Meter, drain
 from pyunionfs.image.tree import remove_tree
 from pyunionfs.image.unpack import unpack
 from pyunionfs.image.workspace import hold, is_held, locked, sweep, to_json, workspace, write_atomically
@@ -367,6 +367,32 @@ class Store:
         for path in self._blobs.all():
             if path not in needed:
                 path.unlink()
+
+    def prune(self) -> list[Removed]:
+        """Remove the images that have neither a tag nor a container."""
+        removed = []
+        for image in self.images():
+            if not image.tags and not any(self._users(image.id)):
+                removed.append(self.remove(image.id))
+        return removed
+
+    # -- verifying
+
+    def verify(self, image: Image) -> list[str]:
+        """Read all that is stored of an image, and compare the digests; returns what is wrong, in sentences."""
+        wrong = [] if image.config.id == image.id else [f"its configuration is another: {image.config.id}"]
+        for layer, digest in zip(image.layers, image.blobs, strict=True):
+            where = f"layer {layer.short_id}"
+            if not layer.path.is_dir():
+                wrong.append(f"{where}: it is not unpacked any more")
+            try:
+                member = self._blobs.member(digest)
+                # A plain layer is kept compressed by us: then only the tar has the digest.
+                kept_as_is = self._blobs.find(digest) == self._blobs.path(digest, "any")
+                blobs.read(member, drain, where=where, diff_id=layer.diff_id, digest=digest if kept_as_is else None)
+            except ImageError as error:
+                wrong.append(str(error))
+        return wrong
 
     # -- extracting
 

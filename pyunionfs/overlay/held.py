@@ -75,15 +75,19 @@ def restore(sb: Superblock, held: Mapping[Ino, Held]) -> set[Move]:
 
 
 def _parents_first(held: Mapping[Ino, Held]) -> Iterator[Held]:
+    """Each inode after the directories that it may be in."""
     done: set[Ino] = {ROOT}
-    for start in held.values():
-        chain: list[Held] = []
-        state: Held | None = start
-        while state is not None and state.ino not in done:
-            done.add(state.ino)
-            chain.append(state)
-            state = held.get(state.parent)
-        yield from reversed(chain)
+    for start in held:
+        stack = [start]
+        while stack:
+            state = held[stack[-1]]
+            parents = {state.parent, state.new_parent} & held.keys()
+            if waiting := parents - done - set(stack):
+                stack += waiting
+                continue
+            if stack.pop() not in done:
+                done.add(state.ino)
+                yield state
 
 
 def _restore_one(sb: Superblock, state: Held) -> Move | None:
@@ -99,7 +103,11 @@ def _restore_one(sb: Superblock, state: Held) -> Move | None:
         _hold(sb, inode, state)
         if state.fd >= 0:
             os.close(state.fd)
-        return Move(*places[0], *places[1]) if place else None
+        if not place:
+            return None
+        if sb.journal is not None:  # we may die before we have answered who asked for it
+            sb.journal.note(state._replace(fd=-1))
+        return Move(*places[0], *places[1])
     _hold(sb, _nameless(sb, state), state)
     return None
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import mounts
@@ -330,3 +331,59 @@ def test_containerd_imports_what_we_save(place: Path, image: Path, storage: Stor
         finally:
             daemon.terminate()
             daemon.wait(30)
+
+
+@pytest.mark.timeout(300, method="signal")
+def test_containerd_keeps_its_snapshots_on_us(place: Path, image: Path, helper: Path, drove: Drove) -> None:
+    """Import, run, and run again after the snapshotter was killed; nothing is left when all is removed."""
+    needed("containerd", "ctr", "runc", "mount.fuse3")
+    pytest.importorskip("grpc")
+    drove(run("containerd", "--version"))
+    ours = Ours(place)
+    ours("image", "import", image, "img:1")
+    ours("image", "save", "img:1", "-o", place / "ours.tar")
+    config = place / "containerd.toml"
+    config.write_text(
+        'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[proxy_plugins.pyunionfs]\ntype = "snapshot"\naddress = "{place / "snap.sock"}"\n'
+    )
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    serving = [sys.executable, "-m", "pyunionfs", "snapshotter", "--address", place / "snap.sock"]
+    serving += ["--root", place / "snapshots"]
+    command = ["containerd", "-c", config, "-a", place / "c.sock", "--root", place / "cr", "--state", place / "cs"]
+    log = place / "containerd.log"
+    ctr = ["ctr", "-a", str(place / "c.sock")]
+    shown = "docker.io/library/img:1"
+    with ExitStack() as stack:
+        snapshotter = stack.enter_context(ended(subprocess.Popen(serving, stdout=subprocess.DEVNULL)))
+        with log.open("wb") as output:
+            daemon = stack.enter_context(ended(subprocess.Popen(command, env=path, stdout=output, stderr=output)))
+        deadline = time.monotonic() + 30
+        while b"containerd successfully booted" not in log.read_bytes():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                pytest.skip(f"containerd does not run here: {log.read_text().strip().splitlines()[-1]}")
+            time.sleep(0.1)
+        run(*ctr, "images", "import", "--snapshotter", "pyunionfs", place / "ours.tar")
+        work = [*ctr, "run", "--rm", "--snapshotter", "pyunionfs", "--runc-binary", "runc"]
+        seen = run(*work, shown, "one", "/bin/sh", "-c", f"mount | grep ' / '; {CHANGES}; {SHOW}")
+        assert seen == f"overlay on / type fuse.pyunionfs {seen.split('pyunionfs ')[1].splitlines()[0]}\n{CHANGED}"
+        snapshotter.kill()
+        snapshotter.wait()
+        stack.enter_context(ended(subprocess.Popen(serving, stdout=subprocess.DEVNULL)))
+        assert run(*work, shown, "two", "/bin/cat", "/data/old") == "old\n"
+        assert "Committed" in run(*ctr, "snapshots", "--snapshotter", "pyunionfs", "ls")
+        run(*ctr, "images", "rm", "--sync", shown)
+        for _ in range(100):
+            if not list((place / "snapshots/snapshots").iterdir()):
+                break
+            time.sleep(0.1)
+        assert not list((place / "snapshots/snapshots").iterdir())
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -22,6 +22,7 @@ from pyunionfs.image import save as saving
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image
 from pyunionfs.image.pack import write_layer
+from pyunionfs.image.rootfs import import_rootfs
 from pyunionfs.image.store import Store
 from pyunionfs.views.union import Union
 
@@ -322,3 +323,41 @@ def test_the_same_images_make_the_same_archive(store: Store, base: Image) -> Non
     members = save(store, base.id)
     assert json.loads(members["manifest.json"])[0]["RepoTags"] is None
     assert "repositories" not in members
+
+
+# -- what is stored
+
+
+def test_a_root_directory_becomes_an_image(store: Store, tmp_path: Path) -> None:
+    for name, pack_by in (("plain", bytes), ("gz", archives.gz), ("zst", archives.zstd)):
+        made = import_rootfs(store, write(tmp_path / f"{name}.tar", pack_by(BASE)), tag=f"{name}:1", epoch=0)
+        assert made.layers[0].diff_id == f"sha256:{archives.hexdigest(BASE)}"
+        assert made.created == "1970-01-01T00:00:00Z"
+        assert made.tags == (f"{name}:1",)
+    with Overlay(store.lowerdirs(store.image("gz:1"))) as overlay:
+        assert Paths(overlay).read_bytes("/data/old") == b"old"
+    with pytest.raises(ImageError):
+        import_rootfs(store, write(tmp_path / "no.tar", b"nothing of a tar" * 100), epoch=0)
+
+
+@pytest.mark.parametrize("pack_by", [bytes, archives.gz], ids=["plain", "gzip"])
+def test_damage_is_found(store: Store, tmp_path: Path, pack_by: Callable[[bytes], bytes]) -> None:
+    (image,) = store.load(write(tmp_path / "app.tar", outer(oci_layout(Picture([BASE], pack=pack_by)))))
+    assert store.verify(image) == []
+    (blob,) = [path for path in (store.root / "blobs").rglob("*") if path.is_file()]
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    (wrong,) = store.verify(image)
+    assert wrong.startswith(f"layer {image.layers[0].short_id}")
+    blob.unlink()
+    (wrong,) = store.verify(image)
+    assert "the store has no blob" in wrong
+
+
+def test_what_nobody_calls_by_name_is_pruned(store: Store, base: Image, tmp_path: Path) -> None:
+    made = commit(store, base, union_of(store, base, changed(tmp_path, {"new": "x"})))
+    assert [item.images for item in store.prune()] == [(made.id,)]
+    assert [item.id for item in store.images()] == [base.id]
+    assert not made.layers[-1].path.exists()
+    assert made.layers[0].path.exists()

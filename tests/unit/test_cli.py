@@ -77,3 +77,16 @@ def test_shell_completion_is_there() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
     )
     assert "_pyunionfs_completion" in done.stdout
+
+
+def test_info_tells_what_there_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyunionfs", "info", "--json", "--root", tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    assert (told["Images"], told["Containers"], told["Root"]) == (0, 0, str(tmp_path / "store"))
+    assert told["BackingFilesystem"] != "unknown"
+    assert not (tmp_path / "store").exists()

@@ -123,4 +123,4 @@ def test_the_direct_transport_is_taken_where_the_kernel_suits_it(
     release: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.release", lambda: release)
-    assert daemon._suits_directly() == expected
+    assert daemon.suits_directly() == expected

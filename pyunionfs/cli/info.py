@@ -1,0 +1,81 @@
+"""``info``: what there is, and what this machine allows."""
+
+import json
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import daemon
+from .._version import __version__
+from ..container.containers import Containers
+from ..container.run import RUNTIMES
+from ..image.store import Store
+from ..overlay.marks import USER
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--root", metavar="DIR", help="The store. Default: as for 'pyunionfs image'.")
+def info(as_json: bool, root: str | None) -> None:
+    """Show the store, and what of pyunionfs works on this machine."""
+    facts = _facts(Store(root))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else str(value)
+        click.echo(f"{name + ':':22}{shown or '-'}")
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    containers = Containers(store.root).all()
+    return {
+        "Version": __version__,
+        "StorageDriver": "pyunionfs",
+        "Root": str(store.root),
+        "BackingFilesystem": _filesystem(store.root),
+        "Marks": "user.overlay.*" if store.marks is USER else "trusted.overlay.*",
+        "Images": len(store.images()),
+        "Containers": len(containers),
+        "ContainersRunning": sum(item.state == "running" for item in containers),
+        "Runtimes": [path for name in RUNTIMES if (path := shutil.which(name))],
+        "Kernel": platform.release(),
+        "KernelOverlay": "yes" if "\toverlay\n" in Path("/proc/filesystems").read_text() else "no",
+        **_fuse(),
+    }
+
+
+def _fuse() -> dict[str, str]:
+    """What the kernel's FUSE allows to whoever asks."""
+    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
+    release = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    able = os.access("/dev/fuse", os.R_OK | os.W_OK)
+    root = os.geteuid() == 0
+    parameter = Path("/sys/module/fuse/parameters/enable_uring")
+    uring = parameter.read_text().strip() == "Y" if parameter.exists() else None
+    by = "mount(2)" if root else "fusermount3" if shutil.which("fusermount3") else "none: no fusermount3"
+    transport = "devfuse" if daemon.suits_directly() else "pyfuse3"
+    return {
+        "Transport": transport if able else "none: /dev/fuse is not ours",
+        "MountedBy": by,
+        "IoUring": {None: "no (Linux 6.14)", True: "enabled", False: "off (root: -o enable_uring=on)"}[uring],
+        "Takeover": "yes" if release >= (6, 9) else "no (Linux 6.9)",
+        "Passthrough": "yes" if root and release >= (6, 9) else "no (root, Linux 6.9)",
+    }
+
+
+def _filesystem(path: Path) -> str:
+    """The type of the filesystem that a path is on, or will be."""
+    while not path.exists():
+        path = path.parent
+    real, best = os.path.realpath(path), ("", "unknown")
+    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+        _, point, kind, *_ = line.split()
+        if (real + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
