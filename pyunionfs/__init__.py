@@ -37,6 +37,7 @@ module                          kernel                answers
 :mod:`.transport.libfuse`       fs/fuse               the same by libfuse: pyfuse3 and trio
 :mod:`.image`                   -                     image archives: read, verify, unpack, store
 :mod:`.container`               -                     run an image; make one of what was changed
+:mod:`.snapshotter`             -                     the service by which containerd keeps its snapshots
 :mod:`.views`                   -                     explain, diff: what a union shows and why
 :mod:`.check`                   -                     fsck for upper directories: find damage, repair it
 :mod:`.verify`                  fs/overlayfs          the same as the kernel? random operations on both

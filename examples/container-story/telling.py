@@ -42,6 +42,7 @@ class Story:
             (re.compile(re.escape(str(home))), "/story"),
             (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)?"), "2026-01-01 12:00:00"),
             (re.compile(r"[A-Z][a-z][a-z] +\d+ \d\d:\d\d"), "Jan  1 12:00"),
+            (re.compile(r"\b\d+(\.\d+)?( ?)([kM]B)"), r"2\2\3"),  # the shell is not everywhere of one size
             (re.compile(r"\b(Less than a|About an?|\d+) (second|minute)s?( ago)?"), r"a moment\3"),
         ]
 
@@ -61,7 +62,7 @@ class Story:
             sys.exit(f"the story has failed: {command!r} ended with {done.returncode}\n{done.stdout}")
         shown = done.stdout.rstrip("\n")
         if hide:
-            shown = re.sub(hide, lambda found: "4711".rjust(len(found[0])), shown)
+            shown = re.sub(hide, "4711", shown)
         print(f"```console\n$ {self._same(command)}\n{self._same(shown)}".rstrip("\n") + "\n```\n", flush=True)
         return done.stdout
 

@@ -116,7 +116,7 @@ def unions(story: Story) -> None:
 
 def processes(story: Story) -> None:
     story.chapter("6. Namespaces")
-    story.run("docker exec two ps")
+    story.run("docker exec two ps | head -2")
     story.run("docker exec two ip -o link | cut -d: -f2")
     os.environ["PID"] = asked("inspect", "-f", "{{.State.Pid}}", "two")
     story.run(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import xattr
 from archives import directory, entry, hardlink, symlink, unpack_layer
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyunionfs.image.errors import ImageError
@@ -192,7 +192,7 @@ def run(lower_items: list[Item], items: list[Item]) -> tuple[Tree, Tree] | None:
         shutil.rmtree(scratch)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(PLAIN, max_size=6), st.lists(ITEMS, max_size=9))
 def check_against_model(lower_items: list[Item], items: list[Item]) -> None:
     lower = model(lower_items, {})
@@ -245,7 +245,7 @@ def flat(items: list[Item], lower: Tree) -> Tree:
     return {path: Node(n.kind, n.value) for path, n in tree.items()}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(PLAIN, max_size=6), st.lists(ITEMS.filter(lambda i: i.kind not in ("link", "opaque")), max_size=9))
 def check_the_union(lower_items: list[Item], items: list[Item]) -> None:
     found = run(lower_items, items)
