@@ -22,7 +22,7 @@ def test_the_library_example_runs(requires: object, tmp_path: Path) -> None:
     assert done.stdout == "[b'hosts']\n127.0.0.1 localhost\n10.0.0.7 db\n\nTrue\n"
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^\$ pyunionfs (\w+)", README, flags=re.MULTILINE))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^\$ pyunionfs ([\w-]+)", README, flags=re.MULTILINE))))
 def test_commands_of_the_tour_exist(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pyunionfs", command, "--help"], capture_output=True, check=False)
     assert done.returncode == 0
