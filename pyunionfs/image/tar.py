@@ -128,6 +128,8 @@ class TarReader:
         """The current entry's content as ``(offset in the file, bytes)``; holes are not mentioned."""
         entry = self._current
         assert entry is not None
+        if entry.type != REGULAR:  # what stands behind a header of another type is no file's
+            return
         pieces = (Piece(0, self._left),) if entry.pieces is None else entry.pieces
         for piece in pieces:
             offset, end = piece.offset, piece.offset + piece.size
@@ -262,6 +264,8 @@ class TarReader:
             raise ImageError(f"{where}: unknown entry type {show(kind)}")
         if max(len(entry.name), len(entry.linkname)) > self._limits.max_name:
             raise ImageError(f"{where}: a name of more than {self._limits.max_name} bytes")
+        if entry.size < 0:
+            raise ImageError(f"{where}: negative size")
         self._current = entry
         if entry.type != REGULAR:
             if kind == b"D":  # the names in it: data, though not a file's
@@ -269,8 +273,6 @@ class TarReader:
             entry.size = 0
         if entry.type not in (LINK, SYMLINK):
             entry.linkname = b""
-        if entry.size < 0:
-            raise ImageError(f"{where}: negative size")
         if entry.type == REGULAR:
             self._left, self._padding = entry.size, -entry.size % BLOCK
             self._map_sparse(entry, kind, block, extended, where)
