@@ -56,7 +56,8 @@ def run(bundle: Path, pid_file: Path) -> int:
             _enter(spec)
             _execute(spec["process"])
         except OSError as error:
-            print(f"pyunionfs: {error.strerror}: {os.fsdecode(error.filename or '')}", file=sys.stderr)
+            words = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
+            print(f"pyunionfs: {words}", file=sys.stderr)
         os._exit(127)
     pid_file.write_text(f"{pid}")
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -17,7 +17,23 @@ from archives import Picture, directory, docker_25, entry, layer, outer, symlink
 
 PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:12:34::/home/app:/bin/sh\n"
 GROUP = "app:x:34:\nextra:x:77:app\n"
-APPLETS = ("sh", "ls", "cat", "sleep", "id", "hostname", "ps", "echo", "rm", "env", "ip", "mount", "pwd", "kill")
+APPLETS = (
+    "ln",
+    "sh",
+    "ls",
+    "cat",
+    "sleep",
+    "id",
+    "hostname",
+    "ps",
+    "echo",
+    "rm",
+    "env",
+    "ip",
+    "mount",
+    "pwd",
+    "kill",
+)
 
 
 class Ours:
@@ -206,6 +222,20 @@ def test_a_commit_is_an_image(ours: Ours) -> None:
     ours("rm", "one")
     ours("image", "rm", "app:1")
     assert ours.run("--rm", "app:2") == "new\n"
+
+
+def test_a_symlink_of_the_image_does_not_lead_a_mount_out_of_it(ours: Ours, tmp_path: Path) -> None:
+    """What a layer says is not to be trusted: `/out` leads to a directory of the host."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    ours.run("--name", "one", "app:1", "sh", "-c", f"ln -s {outside} /out")
+    ours("commit", "one", "bad:1")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").touch()
+    tried = ours.attempt("run", *ours._runtime, "--rm", "-v", f"{shared}:/out/deep", "bad:1", "ls", "/")
+    assert os.listdir(outside) == []
+    assert "Traceback" not in tried.stderr
 
 
 @pytest.mark.parametrize(
