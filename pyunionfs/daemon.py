@@ -55,10 +55,27 @@ def serve(spec: MountSpec, *, on_ready: Callable[[], None] = lambda: None) -> No
         )
 
 
+def run(spec: MountSpec) -> None:
+    """Mount as ``spec.foreground`` says: here, until the unmount, or by :func:`start`. Raises OSError."""
+    if not spec.foreground:
+        start(spec)
+        return
+    serving.start_log(spec)
+    try:
+        serve(spec)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error)) from None
+
+
 def suits_directly() -> bool:
     """Whether the kernel speaks a version of FUSE that the direct transport does: 7.31, of Linux 5.4."""
+    return kernel_release() >= (5, 4)
+
+
+def kernel_release() -> tuple[int, int]:
+    """The first two numbers of this kernel's release, (0, 0) if it has none."""
     numbers = re.match(r"(\d+)\.(\d+)", platform.release())
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (5, 4)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def start(spec: MountSpec) -> int:

@@ -57,7 +57,7 @@ class InstalledCode:
         from .transport.devfuse.ledger import Ledger
 
         description = self._describe(handed)
-        held = [state.fd for state in Ledger(handed.ledger).read().values() if state.fd >= 0]
+        held = Ledger(handed.ledger).descriptors()
         with inherited(description, handed.fd, handed.ledger, *self.overlay.locks, *held):
             os.execv(_COMMAND[0], [*_COMMAND, "resume", str(description), self.spec.mountpoint])
 
@@ -74,7 +74,7 @@ class InstalledCode:
         return fd
 
 
-_COMMAND = (sys.executable, "-P", "-m", __name__ if __name__ != "__main__" else "pyunionfs.handover")
+_COMMAND = (sys.executable, "-P", "-m", "pyunionfs.handover")
 
 
 def _adopt(spec: MountSpec, told: Mapping[str, Any]) -> Overlay:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from . import daemon
 from ._version import __version__
 from .overlay.params import OPTIONS
-from .spec import FUSE_FLAGS, TRANSPORT_OPTIONS, MountSpec, split_lower
+from .spec import FUSE_FLAGS, TRANSPORT_OPTIONS, MountSpec, split_lower, split_options
 
 NAMES = ("fuse-overlayfs", "mount.pyunionfs", "mount.fuse.pyunionfs")
 """What the program is called where it is a helper and nothing else."""
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         if word.startswith("-o"):
             if word == "-o" and not rest:
                 raise UsageError("-o needs an argument")
-            found.words += re.findall(r"(?:\\.|[^,\\])+", word[2:] or rest.pop(0), re.DOTALL)
+            found.words += split_options(word[2:] or rest.pop(0))
         elif word in ("-f", "-d", "--foreground", "--debug"):
             found.foreground = True
         elif word in ("-h", "--help"):
@@ -100,7 +100,7 @@ def spec_of(name: str, arguments: Arguments) -> tuple[MountSpec, list[str]]:
     data: list[str] = []
     unknown: list[str] = []
     for word in arguments.words:
-        key, equals, value = word.replace("\\,", ",").partition("=")
+        key, equals, value = word.partition("=")
         if key == "lowerdir":
             lower[:], data[:] = split_lower(value)
         elif key in ("lowerdir+", "datadir+"):
@@ -147,21 +147,11 @@ def main(name: str, argv: Sequence[str]) -> int:
         spec, unknown = spec_of(name, arguments)
         for word in unknown:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
-        _mount(spec)
+        daemon.run(spec)
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except (OSError, RuntimeError) as error:
-        print(f"{name}: {daemon.in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{name}: {daemon.in_words(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _mount(spec: MountSpec) -> None:
-    if not spec.foreground:
-        daemon.start(spec)
-        return
-    from .serving import start_log
-
-    start_log(spec)
-    daemon.serve(spec)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,6 +79,11 @@ def option_words(options: Options) -> list[str]:
         text = "on" if value is True else "off" if value is False else value
         words.append(name if text is None else f"{name}={text}")
     return words
+
+
+def split_options(text: str) -> list[str]:
+    """Split ``key=value,key`` at its commas; ``\\,`` is a comma of a value, and empty words are left out."""
+    return [word.replace("\\,", ",") for word in re.findall(r"(?:\\.|[^,\\])+", text, re.DOTALL)]
 
 
 def escape(path: str) -> str:

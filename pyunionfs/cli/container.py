@@ -13,11 +13,11 @@ import click
 
 from ..container.bundle import Options, bundle, size_of
 from ..container.commit import commit as make_image
+from ..container.commit import union_over
 from ..container.containers import Container, Containers
 from ..container.run import NO_RUNTIME, Runner, choose_runtime
 from ..image.store import Store
 from ..image.workspace import to_json
-from ..overlay.marks import USER
 from ..views.union import Union
 from .text import print_table, printable, table
 
@@ -286,15 +286,11 @@ def top(reference: str, root: str | None) -> None:
     print_table(rows)
 
 
-def _union_of(runner: Runner, item: Container, lower: list[Path]) -> Union:
-    return Union([str(path) for path in lower], str(item.path("diff")), runner.store.marks is USER)
-
-
 def union_of(reference: str) -> Union:
     """The union of a container, for 'pyunionfs diff'. Raises ImageError if there is none of that name."""
     runner = _runner(None)
     item = runner.containers.find(reference)
-    return _union_of(runner, item, runner.store.lowerdirs(runner.store.image(item.image)))
+    return union_over(runner.store, runner.store.image(item.image), item.path("diff"))
 
 
 @click.command()
@@ -310,18 +306,16 @@ def commit(
     """Make an image of a container: its image, and what it has changed as one layer more."""
     runner = _runner(root)
     item = runner.containers.find(reference)
-    base = runner.store.image(item.image)
-    with runner.store.hold(base) as lower:
-        made = make_image(
-            runner.store,
-            base,
-            _union_of(runner, item, lower),
-            tag=name,
-            message=message,
-            author=author,
-            instructions=instructions,
-            created_by=shlex.join(item.options["command"]),
-        )
+    made = make_image(
+        runner.store,
+        runner.store.image(item.image),
+        item.path("diff"),
+        tag=name,
+        message=message,
+        author=author,
+        instructions=instructions,
+        created_by=shlex.join(item.options["command"]),
+    )
     click.echo(made.id)
 
 

@@ -7,7 +7,6 @@ group that this one belongs to turns them into one line.
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,13 @@ import click
 
 from pyunionfs.image import save as saving
 from pyunionfs.image.archive import split_reference
+from pyunionfs.image.config import source_date_epoch
 from pyunionfs.image.images import Image
 from pyunionfs.image.layers import Layer
 from pyunionfs.image.reference import normalised
 from pyunionfs.image.store import Progress, Store
 from pyunionfs.image.workspace import replacing
 from pyunionfs.overlay.marks import USER
-from pyunionfs.views.union import Union
 
 from .text import print_table, table
 
@@ -366,13 +365,9 @@ def prune(store: Store) -> None:
 @click.pass_obj
 def import_(store: Store, message: str, tar: Path, name: str | None) -> None:
     """Make an image of TAR, which holds a root directory: plain or compressed, as `docker export` writes it."""
-    from pyunionfs.container.commit import source_date_epoch
     from pyunionfs.image.rootfs import import_rootfs
 
-    epoch = source_date_epoch()
-    made = import_rootfs(
-        store, tar, tag=name, message=message, epoch=epoch if epoch is not None else int(time.time())
-    )
+    made = import_rootfs(store, tar, tag=name, message=message, epoch=source_date_epoch())
     click.echo(made.id)
 
 
@@ -427,9 +422,7 @@ def commit(
     from pyunionfs.container.commit import commit as make
 
     base = store.image(reference)
-    with store.hold(base) as lower:
-        union = Union([str(path) for path in lower], str(upper), store.marks is USER)
-        made = make(store, base, union, tag=name, message=message, author=author, instructions=instructions)
+    made = make(store, base, upper, tag=name, message=message, author=author, instructions=instructions)
     if as_json:
         _print_json(_summary(made))
         return

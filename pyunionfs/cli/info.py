@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from ..container.containers import Containers
 from ..container.run import RUNTIMES
 from ..image.store import Store
 from ..overlay.marks import USER
+from ..transport import mount
+from ..transport.devfuse import uring
 
 
 @click.command()
@@ -38,7 +39,7 @@ def _facts(store: Store) -> dict[str, Any]:
         "Version": __version__,
         "StorageDriver": "pyunionfs",
         "Root": str(store.root),
-        "BackingFilesystem": _filesystem(store.root),
+        "BackingFilesystem": mount.filesystem_of(os.fspath(store.root)),
         "Marks": "user.overlay.*" if store.marks is USER else "trusted.overlay.*",
         "Images": len(store.images()),
         "Containers": len(containers),
@@ -52,30 +53,16 @@ def _facts(store: Store) -> dict[str, Any]:
 
 def _fuse() -> dict[str, str]:
     """What the kernel's FUSE allows to whoever asks."""
-    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
-    release = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    release = daemon.kernel_release()
     able = os.access("/dev/fuse", os.R_OK | os.W_OK)
     root = os.geteuid() == 0
-    parameter = Path("/sys/module/fuse/parameters/enable_uring")
-    uring = parameter.read_text().strip() == "Y" if parameter.exists() else None
+    offered = uring.is_enabled() if os.path.exists(uring.PARAMETER) else None
     by = "mount(2)" if root else "fusermount3" if shutil.which("fusermount3") else "none: no fusermount3"
     transport = "devfuse" if daemon.suits_directly() else "pyfuse3"
     return {
         "Transport": transport if able else "none: /dev/fuse is not ours",
         "MountedBy": by,
-        "IoUring": {None: "no (Linux 6.14)", True: "enabled", False: "off (root: -o enable_uring=on)"}[uring],
+        "IoUring": {None: "no (Linux 6.14)", True: "enabled", False: "off (root: -o enable_uring=on)"}[offered],
         "Takeover": "yes" if release >= (6, 9) else "no (Linux 6.9)",
         "Passthrough": "yes" if root and release >= (6, 9) else "no (root, Linux 6.9)",
     }
-
-
-def _filesystem(path: Path) -> str:
-    """The type of the filesystem that a path is on, or will be."""
-    while not path.exists():
-        path = path.parent
-    real, best = os.path.realpath(path), ("", "unknown")
-    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
-        _, point, kind, *_ = line.split()
-        if (real + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
-            best = (point, kind)
-    return best[1]

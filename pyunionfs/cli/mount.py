@@ -2,15 +2,14 @@
 
 import errno
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
-from .. import daemon, serving
-from ..spec import MountSpec, split_lower
+from .. import daemon
+from ..spec import MountSpec, split_lower, split_options
 from ..transport import mount as system
 from ..transport import options as transport_options
 
@@ -18,9 +17,8 @@ Words = list[tuple[str, str | None]]
 
 
 def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Words:
-    """Parse repeated ``-o key=value,key``; ``\\,`` is a comma of a value."""
-    words = re.findall(r"(?:\\.|[^,\\])+", ",".join(values), re.DOTALL)
-    pairs = (re.sub(r"\\,", ",", word).partition("=") for word in words)
+    """Parse repeated ``-o key=value,key``."""
+    pairs = (word.partition("=") for word in split_options(",".join(values)))
     return [(name, value if equals else None) for name, equals, value in pairs]
 
 
@@ -134,10 +132,7 @@ def mount(
             log_file=log_file,
             foreground=foreground,
         )
-        if foreground:
-            _serve(spec)
-        else:
-            daemon.start(spec)
+        daemon.run(spec)
 
 
 @contextmanager
@@ -150,14 +145,6 @@ def _layers(lower: list[str], image: str | None, root: str | None) -> Iterator[t
 
     with held_for_mount(image, root) as (paths, userxattr):
         yield [str(path) for path in paths], userxattr
-
-
-def _serve(spec: MountSpec) -> None:
-    serving.start_log(spec)
-    try:
-        daemon.serve(spec)
-    except RuntimeError as error:
-        raise OSError(errno.EIO, str(error)) from None
 
 
 @click.command()

@@ -153,13 +153,13 @@ def _account(user: str, root: Path) -> tuple[int, int, list[int], str]:
     """uid, gid, further groups and home directory for ``name``, ``uid``, or one of them with ``:group``."""
     who, _, group = user.partition(":")
     who = who or "0"
-    accounts = _table(root, "etc/passwd", 7)
+    accounts = _table(root, "etc/passwd", 7, (2, 3))
     row = next((row for row in accounts if who in (row[0], row[2])), None)
     if row is None and not who.isdecimal():
         raise OSError(f"no user {who} in the container's /etc/passwd")
     uid = int(row[2]) if row is not None else int(who)
     home = (row[5] if row is not None else "") or "/"
-    groups = _table(root, "etc/group", 4)
+    groups = _table(root, "etc/group", 4, (2,))
     if group:
         return uid, _group(group, groups), [], home
     name = row[0] if row is not None else ""
@@ -174,7 +174,7 @@ def _group(group: str, groups: Sequence[Sequence[str]]) -> int:
     return int(row[2]) if row is not None else int(group)
 
 
-def _table(root: Path, path: str, columns: int) -> list[list[str]]:
+def _table(root: Path, path: str, columns: int, numbers: Sequence[int]) -> list[list[str]]:
     """Rows of a file like passwd(5), found without leaving the container's root; none if there is no such file."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -186,11 +186,7 @@ def _table(root: Path, path: str, columns: int) -> list[list[str]]:
     with open(fd, "rb") as file:
         lines = file.read(_ACCOUNT_SIZE).decode(errors="replace").splitlines()
     rows = [line.split(":") for line in lines]
-    return [row for row in rows if len(row) == columns and row[2].isdecimal() and _has_number(row, columns)]
-
-
-def _has_number(row: Sequence[str], columns: int) -> bool:
-    return columns != 7 or row[3].isdecimal()
+    return [row for row in rows if len(row) == columns and all(row[column].isdecimal() for column in numbers)]
 
 
 def size_of(text: str) -> int:

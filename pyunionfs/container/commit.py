@@ -7,12 +7,11 @@ from SOURCE_DATE_EPOCH where it is set (reproducible-builds.org).
 
 import io
 import json
-import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..image import config as configs
@@ -24,6 +23,7 @@ from ..image.pack import write_layer
 from ..image.reference import normalise
 from ..image.source import Member
 from ..image.store import Store
+from ..overlay.marks import USER
 from ..views.union import Union
 from .changes import changes
 
@@ -35,7 +35,7 @@ _SETS = {"VOLUME": "Volumes", "EXPOSE": "ExposedPorts"}
 def commit(
     store: Store,
     base: Image,
-    union: Union,
+    upper: Path,
     *,
     tag: str | None = None,
     message: str = "",
@@ -43,7 +43,7 @@ def commit(
     instructions: Sequence[str] = (),
     created_by: str = "",
 ) -> Image:
-    """Add an image to the store: ``base`` and what the upper directory of ``union`` changes.
+    """Add an image to the store: ``base`` and what the directory ``upper`` changes over it.
 
     ``instructions`` are lines of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, VOLUME, WORKDIR,
     STOPSIGNAL. Raises ImageError for one that is not understood, OSError.
@@ -53,11 +53,11 @@ def commit(
     table["config"] = run
     for line in instructions:
         apply(run, line)
-    epoch = source_date_epoch()
-    created = _rfc3339(epoch if epoch is not None else int(time.time()))
-    with store.workspace("commit") as directory:
+    epoch = configs.source_date_epoch()
+    created = configs.creation_time(epoch)
+    with store.hold(base), store.workspace("commit") as directory:
         with (directory / "layer.tar").open("wb") as file:
-            count, diff_id = write_layer(changes(union, latest=epoch), file)
+            count, diff_id = write_layer(changes(union_over(store, base, upper), latest=epoch), file)
         layers = [_kept(layer.diff_id) for layer in base.layers]
         if count:
             path = directory / "layer.tar"
@@ -78,6 +78,11 @@ def commit(
         return store.add(ArchivedImage(parsed, tags, tuple(layers)), where="commit")
 
 
+def union_over(store: Store, image: Image, upper: Path) -> Union:
+    """The union of an image's layers and an upper directory."""
+    return Union([str(path) for path in store.lowerdirs(image)], str(upper), store.marks is USER)
+
+
 def _kept(diff_id: str) -> ArchivedLayer:
     """A layer that the store has, and does not read."""
     return ArchivedLayer(diff_id, diff_id, Member(0, partial(_never, diff_id)), None)
@@ -85,20 +90,6 @@ def _kept(diff_id: str) -> ArchivedLayer:
 
 def _never(diff_id: str) -> io.RawIOBase:
     raise ImageError(f"layer {diff_id} was removed from the store meanwhile")
-
-
-def source_date_epoch() -> int | None:
-    """SOURCE_DATE_EPOCH in seconds, None where it is not set. Raises ImageError for what is no number."""
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise ImageError(f"SOURCE_DATE_EPOCH={text}: not a number of seconds")
-    return int(text)
-
-
-def _rfc3339(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def apply(run: dict[str, Any], line: str) -> None:

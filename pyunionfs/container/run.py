@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -171,18 +171,7 @@ class Runner:
         if container.runtime:
             words = ["exec", *(["-t"] if terminal else []), *(word for item in env for word in ("-e", item))]
             return subprocess.run([*self._runtime(container), *words, container.id, *args]).returncode
-        enter = [
-            "nsenter",
-            "-t",
-            str(pid),
-            "-m",
-            "-u",
-            "-i",
-            "-p",
-            *([] if _shares_net(pid) else ["-n"]),
-            "-r",
-            "-w",
-        ]
+        enter = f"nsenter -t {pid} -m -u -i -p -r -w".split() + ([] if _shares_net(pid) else ["-n"])
         return subprocess.run([*enter, "env", *env, *args]).returncode
 
     def processes(self, container: Container) -> list[int]:
@@ -211,10 +200,9 @@ class Runner:
     def create(self, image: Image, name: str, reference: str, runtime: str, options: Options) -> Container:
         """Make a container of an image, which is not removed while there is one. Raises ImageError, OSError."""
         options.check()
-        fields = {key: getattr(options, key) for key in Options.__dataclass_fields__}
         with self.store.keeping(image):
             return self.containers.create(
-                name=name, image=image.id, image_name=reference, runtime=runtime, options=fields
+                name=name, image=image.id, image_name=reference, runtime=runtime, options=asdict(options)
             )
 
 

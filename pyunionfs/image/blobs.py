@@ -20,7 +20,7 @@ import zstandard
 from pyunionfs.image.compression import detect, open_plain
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.source import Member
-from pyunionfs.image.streams import Sink, Tap, buffered, drain
+from pyunionfs.image.streams import CHUNK, Sink, Tap, buffered, drain
 
 T = TypeVar("T")
 _FASTEST = 1  # zstd's level
@@ -110,10 +110,20 @@ class BlobStore:
 
     def open(self, digest: str) -> io.BufferedReader:
         """The blob, byte for byte as it was in the archive. Raises ImageError if it is not here."""
-        path = self.find(digest)
-        if path is not None and path == self.path(digest, "any"):
-            return buffered(io.FileIO(path))
+        if self.keeps_as_is(digest):
+            return buffered(io.FileIO(self.path(digest, "any")))
         return self.open_plain(digest)
+
+    def keeps_as_is(self, digest: str) -> bool:
+        """Whether the file that keeps a blob has this digest itself: a plain one is kept compressed by us."""
+        return self.find(digest) == self.path(digest, "any")
+
+    def size(self, digest: str) -> int:
+        """How many bytes a blob has. Raises ImageError if it is not here."""
+        if self.keeps_as_is(digest):
+            return self.member(digest).size
+        with self.open_plain(digest) as plain:
+            return sum(map(len, iter(partial(plain.read, CHUNK), b"")))
 
     def open_plain(self, digest: str) -> io.BufferedReader:
         """The plain tar of a layer's blob. Raises ImageError if it is not here."""

@@ -5,7 +5,9 @@ where it matters to us (layers, history), and otherwise kept as it is.
 """
 
 import hashlib
+import os
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,22 @@ _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 def sha256(data: bytes) -> str:
     """``sha256:`` and the hex digest."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def source_date_epoch() -> int | None:
+    """SOURCE_DATE_EPOCH in seconds (reproducible-builds.org), None where it is not set. Raises ImageError for what
+    is no number."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise ImageError(f"SOURCE_DATE_EPOCH={text}: not a number of seconds")
+    return int(text)
+
+
+def creation_time(epoch: int | None) -> str:
+    """What an image that is made now has as ``created``: now, or ``epoch`` in seconds; RFC 3339."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 @dataclass(frozen=True, slots=True)

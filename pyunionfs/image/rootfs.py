@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import platform
-import time
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from pyunionfs.image.streams import CHUNK
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
-def import_rootfs(store: Store, tar: Path, *, tag: str | None = None, message: str = "", epoch: int) -> Image:
+def import_rootfs(
+    store: Store, tar: Path, *, tag: str | None = None, message: str = "", epoch: int | None
+) -> Image:
     """Add an image whose one layer is a tar, plain or compressed; ``epoch`` is when it was made, in seconds.
 
     Raises ImageError for what is no tar, or has what no layer may have; OSError.
@@ -32,7 +33,7 @@ def import_rootfs(store: Store, tar: Path, *, tag: str | None = None, message: s
         for piece in iter(partial(plain.read, CHUNK), b""):
             digest.update(piece)
     diff_id = f"sha256:{digest.hexdigest()}"
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    created = configs.creation_time(epoch)
     table = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",

@@ -63,6 +63,7 @@ class _Archive:
     """What is going to be written."""
 
     blobs: dict[str, _Blob] = field(default_factory=dict)  # by path
+    layers: dict[str, _Blob] = field(default_factory=dict)  # by the digest that the store has
     index: list[dict[str, Any]] = field(default_factory=list)
     manifest: list[dict[str, Any]] = field(default_factory=list)
     repositories: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -101,9 +102,10 @@ def _add(
     archive: _Archive, store: Store, image: Image, names: Sequence[str], compression: str | None, scratch: Path
 ) -> None:
     config = archive.add(_document(image.config.raw, _CONFIG))
-    layers = [archive.add(_layer(store, digest, compression, scratch)) for digest in dict.fromkeys(image.blobs)]
-    by_digest = dict(zip(dict.fromkeys(image.blobs), layers, strict=True))
-    stack = [by_digest[digest] for digest in image.blobs]
+    for digest in image.blobs:
+        if digest not in archive.layers:  # images share them
+            archive.layers[digest] = archive.add(_layer(store, digest, compression, scratch))
+    stack = [archive.layers[digest] for digest in image.blobs]
     manifest = archive.add(_manifest(image, config, stack))
     platform = {key: image.config.text(key) for key in ("architecture", "os", "variant") if image.config.text(key)}
     entry = {**manifest.descriptor(), "platform": platform}
@@ -158,9 +160,10 @@ def _json(value: Any) -> bytes:
 def _layer(store: Store, digest: str, compression: str | None, scratch: Path) -> _Blob:
     with store.open_blob(digest) as stream:
         had = detect(stream.peek(16))
-        size = sum(map(len, iter(partial(stream.read, CHUNK), b"")))
     if compression is None or had == compression:
-        return _Blob(digest, size, partial(store.open_blob, digest), _LAYER + _SUFFIX.get(had, ""))
+        return _Blob(
+            digest, store.blob_size(digest), partial(store.open_blob, digest), _LAYER + _SUFFIX.get(had, "")
+        )
     path = scratch / digest.replace(":", "-")
     with store.open_plain(digest) as plain, path.open("wb") as packed:
         _COMPRESS[compression](plain, packed)

@@ -163,6 +163,10 @@ class Store:
         """A layer's blob, byte for byte as the archive had it; ``digest`` from :attr:`Image.blobs`."""
         return self._blobs.open(digest)
 
+    def blob_size(self, digest: str) -> int:
+        """How many bytes :meth:`open_blob` gives."""
+        return self._blobs.size(digest)
+
     def open_plain(self, digest: str) -> io.BufferedReader:
         """The plain tar of a layer's blob."""
         return self._blobs.open_plain(digest)
@@ -386,10 +390,8 @@ class Store:
             if not layer.path.is_dir():
                 wrong.append(f"{where}: it is not unpacked any more")
             try:
-                member = self._blobs.member(digest)
-                # A plain layer is kept compressed by us: then only the tar has the digest.
-                kept_as_is = self._blobs.find(digest) == self._blobs.path(digest, "any")
-                blobs.read(member, drain, where=where, diff_id=layer.diff_id, digest=digest if kept_as_is else None)
+                kept = digest if self._blobs.keeps_as_is(digest) else None
+                blobs.read(self._blobs.member(digest), drain, where=where, diff_id=layer.diff_id, digest=kept)
             except ImageError as error:
                 wrong.append(str(error))
         return wrong

@@ -144,8 +144,7 @@ class Snapshots:
 
     def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
         """Make an active snapshot one that others can be made over. Raises as :meth:`prepare`."""
-        with self._lock:
-            size, inodes = _usage(self._fs(self._find(key)))
+        size, inodes = _usage(self._fs(self.stat(key)))  # which may take long, so nobody waits for it
         with self._transaction():
             found = self._find(key)
             if found.kind != ACTIVE:

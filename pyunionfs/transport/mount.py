@@ -154,6 +154,13 @@ def device_of(mount_id: str) -> str:
     return next((row.device for row in _mountinfo() if row.mount_id == mount_id), "")
 
 
+def filesystem_of(path: str) -> str:
+    """The type of the filesystem that a path is on, or would be, "unknown" if that cannot be seen."""
+    real = os.path.realpath(path)
+    rows = [row for row in _mountinfo() if (real + "/").startswith(row.mountpoint.rstrip("/") + "/")]
+    return max(reversed(rows), key=lambda row: len(row.mountpoint)).fstype if rows else "unknown"
+
+
 def _unescape(text: str) -> str:
     """mountinfo writes space, tab, newline and backslash as octal escapes."""
     for char in " \t\n\\":

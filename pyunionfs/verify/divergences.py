@@ -28,6 +28,10 @@ class Divergence:
     ends: bool = False  # the sides are not to be brought together: the example ends here
 
 
+_MODE = r"'[-rwxsSt]{10}'"
+_OF_THE_COPY = r"nlink \d+|mtime (recent|\d+)"
+
+
 def _late_copy_up(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     return step.slot is not None and kernel.outcome in ("EEXIST", "ENOENT", "EIO") and not ours.failed
 
@@ -41,10 +45,7 @@ def _not_opened(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     if shape.opens or not _opens_for_nothing(step, kernel):
         return False
     # What changes with the copy: who its links are, its number, and in the kernel the time of a metacopy's data.
-    told, mine = (
-        re.sub(r"nlink \d+|mtime (recent|\d+)", "", repr(replace(seen, inode_kept=()))) for seen in (kernel, ours)
-    )
-    return told == mine
+    return _equal_but(_OF_THE_COPY, _numberless(kernel), _numberless(ours))
 
 
 def _opens_for_nothing(step: Step, kernel: Seen) -> bool:
@@ -75,22 +76,17 @@ def _no_owner(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     if step.verb != "chown" or step.arguments[1:] != (-1, -1):
         return False
     links = r"|nlink \d+" if shape.exported else ""  # "index of everything" may come on top
-    told, mine = (re.sub(rf"'[-rwxsSt]{{10}}'{links}", "", repr(seen)) for seen in (kernel, ours))
-    return (kernel.outcome == "EPERM" and not ours.failed) or (told == mine and kernel != ours)
+    same = kernel != ours and _equal_but(_MODE + links, kernel, ours)
+    return (kernel.outcome == "EPERM" and not ours.failed) or same
 
 
 def _setuid_early(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     """Also where nothing is to be seen of it: the name may be a symlink's."""
     if step.verb != "allocate" or not kernel.failed or kernel.outcome != ours.outcome:
         return False
-    mode = r"'[-rwxsSt]{10}'"
-    if not step.user and re.findall(mode, repr(kernel)) == re.findall(mode, repr(ours)):
+    if not step.user and re.findall(_MODE, repr(kernel)) == re.findall(_MODE, repr(ours)):
         return False
-    told, mine = (
-        re.sub(rf"{mode}|nlink \d+|mtime (recent|\d+)", "", repr(replace(seen, inode_kept=())))
-        for seen in (kernel, ours)
-    )
-    return told == mine
+    return _equal_but(f"{_MODE}|{_OF_THE_COPY}", _numberless(kernel), _numberless(ours))
 
 
 def _no_setuid_in_the_copy(step: Step) -> tuple[Step, ...]:
@@ -161,6 +157,10 @@ def _two_inodes(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
 def _export_links(step: Step, kernel: Seen, ours: Seen, shape: Shape) -> bool:
     outcomes = [replace(seen, inode_kept=()) for seen in (kernel, ours)]  # which are looked at for one link only
     return shape.exported and kernel != ours and _equal_but(r"nlink \d+", *outcomes)
+
+
+def _numberless(seen: Seen) -> Seen:
+    return replace(seen, inode_kept=())
 
 
 def _equal_but(what: str, kernel: Seen, ours: Seen) -> bool:

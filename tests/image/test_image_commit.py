@@ -193,16 +193,12 @@ def changed(tmp_path: Path, upper: Mapping[str | bytes, Node]) -> Path:
     return path
 
 
-def union_of(store: Store, image: Image, upper: Path) -> Union:
-    return Union([str(path) for path in store.lowerdirs(image)], str(upper), os.geteuid() != 0)
-
-
 def test_a_commit_is_an_image_of_one_layer_more(store: Store, base: Image, tmp_path: Path) -> None:
     upper = changed(tmp_path, {"etc": {"hosts": "changed"}, "new": "x"})
     made = commit(
         store,
         base,
-        union_of(store, base, upper),
+        upper,
         tag="app:2",
         message="changed",
         author="somebody",
@@ -224,7 +220,7 @@ def test_a_commit_is_an_image_of_one_layer_more(store: Store, base: Image, tmp_p
 
 
 def test_what_is_unchanged_makes_no_layer(store: Store, base: Image, tmp_path: Path) -> None:
-    made = commit(store, base, union_of(store, base, changed(tmp_path, {})), message="nothing")
+    made = commit(store, base, changed(tmp_path, {}), message="nothing")
     assert [item.diff_id for item in made.layers] == [item.diff_id for item in base.layers]
     assert made.history[-1].layer is None
     assert made.history[-1].step.empty
@@ -235,13 +231,13 @@ def test_with_a_date_the_same_changes_are_the_same_image(
     store: Store, base: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    union = union_of(store, base, changed(tmp_path, {"new": "x"}))
-    one, two = (commit(store, base, union) for _ in range(2))
+    upper = changed(tmp_path, {"new": "x"})
+    one, two = (commit(store, base, upper) for _ in range(2))
     assert one.id == two.id
     assert one.created == "2001-09-09T01:46:40Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(ImageError, match="not a number of seconds"):
-        commit(store, base, union)
+        commit(store, base, upper)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +301,7 @@ def test_a_layer_comes_out_as_it_was_loaded(
 def test_what_is_saved_is_loaded_again(
     store: Store, base: Image, tmp_path: Path, layout: str, compression: str | None
 ) -> None:
-    commit(store, base, union_of(store, base, changed(tmp_path, {"new": "x"})), tag="app:2")
+    commit(store, base, changed(tmp_path, {"new": "x"}), tag="app:2")
     out = io.BytesIO()
     image = store.image("app:2")
     saving.save(store, [(image, ["app:2"]), (base, ["app:1"])], out, layout=layout, compression=compression)
@@ -356,7 +352,7 @@ def test_damage_is_found(store: Store, tmp_path: Path, pack_by: Callable[[bytes]
 
 
 def test_what_nobody_calls_by_name_is_pruned(store: Store, base: Image, tmp_path: Path) -> None:
-    made = commit(store, base, union_of(store, base, changed(tmp_path, {"new": "x"})))
+    made = commit(store, base, changed(tmp_path, {"new": "x"}))
     assert [item.images for item in store.prune()] == [(made.id,)]
     assert [item.id for item in store.images()] == [base.id]
     assert not made.layers[-1].path.exists()

@@ -76,6 +76,10 @@ class Ledger:
                 found.pop(ino, None)
         return found
 
+    def descriptors(self) -> set[int]:
+        """Those that hold objects without a name."""
+        return {held.fd for held in self.read().values() if held.fd >= 0}
+
     def _make_room(self, size: int) -> None:
         """Write the log anew with what counts, into another file that takes the place of this one in one step."""
         fresh = Ledger.__new__(Ledger)

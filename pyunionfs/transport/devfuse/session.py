@@ -192,7 +192,7 @@ class Session:
         ledger, which stay open as long as what is noted there."""
         self._agreed = Agreed(handed.minor, handed.flags)
         self._ledger_fd = handed.ledger
-        found = {state.fd for state in Ledger(handed.ledger).read().values() if state.fd >= 0}
+        found = Ledger(handed.ledger).descriptors()
         for fd in (handed.fd, handed.ledger, *found):
             os.set_inheritable(fd, False)
         return found
