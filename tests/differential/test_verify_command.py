@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from mounts import Layers, Options, kernel, mount_points
 
-from pyunionfs.verify import runner
+from pyunionfs.verify import runner, shrink
 from pyunionfs.verify.divergences import DIVERGENCES
 from pyunionfs.verify.mounting import OPTION_SETS
+from pyunionfs.verify.run import Finding
 from pyunionfs.verify.script import script
+from pyunionfs.verify.steps import Name, Step
 from pyunionfs.verify.trees import Dir
 
 COMMAND = [sys.executable, "-m", "pyunionfs", "verify"]
@@ -53,6 +55,15 @@ def test_a_difference_is_found_and_made_small(quick_root: Path, requires: Callab
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("rename(")
     assert "-> 'EXDEV'" in done.stdout
+
+
+def test_paths_are_made_shorter_by_one_directory() -> None:
+    step = Step("rename", (Name("b/d"), Name("a/c/e"), 0))
+    attempts = list(shrink._shortened(Finding(f"outcome of {step}\n  kernel: 'EXDEV'", [], [(step, "EXDEV")])))
+    paths = [("d", "a/c/e"), ("b/d", "c/e"), ("b/d", "a/e")]
+    assert [attempt.steps[0][0].arguments for attempt in attempts] == [(*two, 0) for two in paths]
+    assert all(shrink._kind(attempt) == f"outcome of {attempt.steps[0][0]}" for attempt in attempts)
+    assert all(isinstance(path, Name) for attempt in attempts for path in attempt.steps[0][0].arguments[:2])
 
 
 def test_the_kernel_compared_with_itself(requires: Callable[..., None], tmp_path: Path) -> None:
