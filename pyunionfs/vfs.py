@@ -5,7 +5,7 @@ one implementation. Neither side imports the other. All calls are synchronous an
 are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, Protocol
 
@@ -119,15 +119,6 @@ class Held(NamedTuple):
     path: bytes
 
 
-class Move(NamedTuple):
-    """A rename, by the places."""
-
-    parent: Ino
-    name: bytes
-    new_parent: Ino
-    new_name: bytes
-
-
 class Journal(Protocol):
     """What is noted of held inodes, for a process that takes over after a sudden end of this one."""
 
@@ -139,6 +130,10 @@ class Journal(Protocol):
 
     def drop(self, ino: Ino) -> None:
         """Nobody holds it any more."""
+
+    def note_exchange(self, unique: int, ino: Ino) -> None:
+        """A request is about to exchange this inode with another one. What this thread noted before has been
+        answered."""
 
 
 class Operations(Protocol):
@@ -242,8 +237,8 @@ class Operations(Protocol):
     def refresh(self) -> Sequence[Change]:
         """Look again at what others may have changed; returns what the kernel may hold that is no longer so."""
 
-    def restore(self, held: Mapping[Ino, Held]) -> Set[Move]:
-        """Hold again what another process held that has died; returns the renames that were found to have happened.
+    def restore(self, held: Mapping[Ino, Held]) -> None:
+        """Hold again what another process held that has died.
 
         The union must be as it was opened, before any other call.
         """

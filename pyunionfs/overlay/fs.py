@@ -7,13 +7,13 @@ because the order of locks is: an inode's copy lock, then the namespace lock.
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from types import TracebackType
 
 from .. import linux
 from ..events import Listener
-from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, Move, SetAttr, Statfs
+from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, SetAttr, Statfs
 from . import attr, dir, file, held, marks, params, readdir, rename, xattrs
 from . import flags as inode_flags
 from . import refresh as again
@@ -123,9 +123,9 @@ class Overlay:
     def journal(self, journal: Journal | None) -> None:
         self.sb.journal = journal
 
-    def restore(self, states: Mapping[Ino, Held]) -> Set[Move]:
+    def restore(self, states: Mapping[Ino, Held]) -> None:
         with self.sb.lock:
-            return held.restore(self.sb, states)
+            held.restore(self.sb, states)
 
     @property
     def locks(self) -> list[int]:

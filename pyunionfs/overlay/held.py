@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from ..vfs import ROOT, Held, Ino, Move
+from ..vfs import ROOT, Held, Ino
 from . import attr
 from .inode import Inode, map_ino
 from .layer import Backing
@@ -54,24 +54,20 @@ def _st_ino(inode: Inode) -> int:
     return inode.const_ino or map_ino(inode.real, inode.real.stat().st_ino)
 
 
-def restore(sb: Superblock, held: Mapping[Ino, Held]) -> set[Move]:
-    """Have every inode again that another process held; returns the renames that were found to have happened.
+def restore(sb: Superblock, held: Mapping[Ino, Held]) -> None:
+    """Have every inode again that another process held.
 
     What is not found is left out: ESTALE for who asks for it.
     """
     if sb.workdir is not None:
         sb.workdir.clear()
     sb.table.reserve(held)
-    moves: set[Move] = set()
     for state in _parents_first(held):
         try:
-            move = _restore_one(sb, state)
+            _restore_one(sb, state)
         except OSError:
             continue
-        if move is not None:
-            moves.add(move)
     sb.table.reserve({})
-    return moves
 
 
 def _parents_first(held: Mapping[Ino, Held]) -> Iterator[Held]:
@@ -90,10 +86,9 @@ def _parents_first(held: Mapping[Ino, Held]) -> Iterator[Held]:
                 yield state
 
 
-def _restore_one(sb: Superblock, state: Held) -> Move | None:
-    places = [(state.parent, state.name), (state.new_parent, state.new_name)]
+def _restore_one(sb: Superblock, state: Held) -> None:
     others = bool(state.new_parent or state.path or state.fd >= 0)
-    for place, (parent, name) in enumerate(places):
+    for parent, name in ((state.parent, state.name), (state.new_parent, state.new_name)):
         if not parent or parent not in sb.table:
             continue
         inode = find(sb, sb.table[parent], name)
@@ -103,13 +98,8 @@ def _restore_one(sb: Superblock, state: Held) -> Move | None:
         _hold(sb, inode, state)
         if state.fd >= 0:
             os.close(state.fd)
-        if not place:
-            return None
-        if sb.journal is not None:  # we may die before we have answered who asked for it
-            sb.journal.note(state._replace(fd=-1))
-        return Move(*places[0], *places[1])
+        return
     _hold(sb, _nameless(sb, state), state)
-    return None
 
 
 def _nameless(sb: Superblock, state: Held) -> Inode:

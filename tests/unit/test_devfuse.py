@@ -1,4 +1,4 @@
-"""The direct transport without a kernel: golden bytes, any bytes, and what is noted for a successor."""
+"""The direct transport without a kernel: golden bytes, and any bytes."""
 
 import errno
 import os
@@ -10,17 +10,16 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wire import call_of, message
 
 from pyunionfs.overlay.fs import Overlay
 from pyunionfs.transport import options as transport_options
 from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
-from pyunionfs.transport.devfuse.abi import ARGUMENTS, IN_HEADER, Opcode
+from pyunionfs.transport.devfuse.abi import ARGUMENTS, Opcode
 from pyunionfs.transport.devfuse.channel import Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
-from pyunionfs.transport.devfuse.ledger import Ledger
-from pyunionfs.transport.devfuse.requests import Call, Requests
-from pyunionfs.transport.devfuse.resend import Resent
-from pyunionfs.vfs import ROOT, Attr, DirEntry, Held, Ino, Move
+from pyunionfs.transport.devfuse.requests import Requests
+from pyunionfs.vfs import ROOT, Attr, DirEntry, Ino
 
 HEX = bytes.fromhex
 
@@ -101,20 +100,6 @@ ATTR = Attr(Ino(7), 9, stat.S_IFREG | 0o644, 1, 1000, 1001, 0, 3, 8, 1_500_000_0
 
 def requests_over(operations: object) -> Requests:
     return Requests(operations, info=lambda: b"{}", orders={}, files=None)  # type: ignore[arg-type]
-
-
-def call_of(message: bytes, room: int = 1 << 17) -> Call:
-    """As the channel makes it of what it has read."""
-    buffer = bytearray(message)
-    call = Call(buffer, IN_HEADER.size, memoryview(bytearray(room)))
-    _, call.opcode, call.unique, call.nodeid, call.uid, call.gid, call.pid, _, _ = IN_HEADER.unpack_from(buffer)
-    call.payload = memoryview(buffer)[IN_HEADER.size + ARGUMENTS.get(call.opcode, 0) :]
-    return call
-
-
-def message(opcode: int, arguments: bytes = b"", rest: bytes = b"", *, nodeid: int = 1, unique: int = 2) -> bytes:
-    length = IN_HEADER.size + len(arguments) + len(rest)
-    return IN_HEADER.pack(length, opcode, unique, nodeid, 0, 0, 1, 0, 0) + arguments + rest
 
 
 def test_golden_requests() -> None:
@@ -214,81 +199,6 @@ def test_what_is_not_kept_open_is_not_asked_for_again(union: Requests) -> None:
             union.by_opcode[opcode](call_of(message(opcode, bytes(16), b"name\0")))
         assert caught.value.errno == errno.ENOSYS
     assert not REFUSED & union.by_opcode.keys()
-
-
-# -- what is noted for a successor -----------------------------------------------------------------------------
-
-
-def held(ino: int, lookups: int = 1, name: bytes = b"name") -> Held:
-    return Held(Ino(ino), lookups, 0, Ino(1), name, Ino(0), b"", ino, -1, 0, b"")
-
-
-@pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    fd = Ledger.make()
-    made = Ledger(fd)
-    yield made
-    made.close()
-    os.close(fd)
-
-
-def test_the_latest_of_each_inode_counts(ledger: Ledger) -> None:
-    ledger.note(held(5))
-    ledger.note(held(6, name=b"gone"))
-    ledger.note_named(Ino(5), 3, 0, Ino(1), b"renamed", 5)
-    ledger.drop(Ino(6))
-    special = Held(Ino(7), 1, 2, Ino(1), b"old", Ino(5), b"new", 70, 12, 3, b"a/b")
-    ledger.note(special)
-    expected = {5: held(5, 3, b"renamed"), 7: special}
-    assert ledger.read() == expected
-    assert Ledger(ledger._fd).read() == expected, "another process reads the same"
-
-
-def test_a_ledger_is_written_anew_before_it_grows_for_ever(ledger: Ledger) -> None:
-    for number in range(200_000):
-        ledger.note(held(number % 100 + 2, lookups=number % 7 + 1))
-    assert os.fstat(ledger._fd).st_size < 4 << 20
-    assert Ledger(ledger._fd).read() == ledger.read()
-    assert len(ledger.read()) == 100
-    for number in range(50_000):
-        ledger.note(held(number + 2))
-    assert len(Ledger(ledger._fd).read()) == 50_000
-
-
-@pytest.mark.parametrize(
-    ("opcode", "arguments", "failing", "answers"),
-    [
-        (Opcode.MKDIR, bytes(8), {"mkdir": errno.EEXIST}, True),
-        (Opcode.MKNOD, struct.pack("=IIII", 0o100644, 0, 0, 0), {"mknod": errno.EEXIST}, True),
-        (Opcode.SYMLINK, b"", {"symlink": errno.EEXIST}, True),
-        (Opcode.LINK, bytes(8), {"link": errno.EEXIST}, True),
-        (Opcode.UNLINK, b"", {"unlink": errno.ENOENT}, True),
-        (Opcode.RMDIR, b"", {"rmdir": errno.ENOENT}, True),
-        (Opcode.RENAME, bytes(8), {"rename": errno.ENOENT}, True),
-        (Opcode.REMOVEXATTR, b"", {"removexattr": errno.ENODATA}, True),
-        (Opcode.RMDIR, b"", {"rmdir": errno.ENOTEMPTY}, False),
-        (Opcode.GETXATTR, bytes(8), {"getxattr": errno.ENODATA}, False),
-    ],
-)
-def test_nothing_is_done_twice(opcode: Opcode, arguments: bytes, failing: dict[str, int], answers: bool) -> None:
-    fs = Recorder(lookup=ATTR, slow=False, **{name: OSError(number, "again") for name, number in failing.items()})
-    resent = Resent(requests_over(fs), fs, set())  # type: ignore[arg-type]
-    call = call_of(message(opcode, arguments, b"one\0two\0", unique=abi.RESENT | 4))
-    if answers:
-        assert resent.answer(call) in (b"", replies.entry(ATTR))
-    else:
-        with pytest.raises(OSError):
-            resent.answer(call)
-
-
-def test_an_exchange_is_not_exchanged_back() -> None:
-    arguments = abi.RENAME2_IN.pack(9, 2, 0)
-    for moves, expected in ((set(), 1), ({Move(Ino(1), b"one", Ino(9), b"two")}, 0)):
-        fs = Recorder(slow=False)
-        Resent(requests_over(fs), fs, moves).answer(  # type: ignore[arg-type]
-            call_of(message(Opcode.RENAME2, arguments, b"one\0two\0"))
-        )
-        assert sum(name == "rename" for name, *_ in fs.calls) == expected
 
 
 # -- polling -------------------------------------------------------------------------------------------------

@@ -135,8 +135,20 @@ class Requests:
         self._wait_for(call, call.nodeid, old)
         if flags & linux.RENAME_EXCHANGE:
             self._wait_for(call, parent, new)
+            self._note_exchange(call, old)
         self._ops.rename(call.nodeid, old, parent, new, flags)
         return b""
+
+    def _note_exchange(self, call: Call, name: bytes) -> None:
+        """Have a successor that gets this request again tell whether it was done."""
+        if (journal := self._ops.journal) is not None:
+            journal.note_exchange(call.unique & ~abi.RESENT, self.ino_at(call.nodeid, name))
+
+    def ino_at(self, parent: Ino, name: bytes) -> Ino:
+        """What is there now. Raises as ``lookup``."""
+        ino = self._ops.lookup(parent, name).ino
+        self._ops.forget(ino, 1)
+        return ino
 
     def _wait_for(self, call: Call, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> None:
         """Raises BlockingIOError if the call would take long and may not."""

@@ -6,14 +6,14 @@ two daemons nobody else has changed them, and what is there tells what was done:
 1. What reads, writes at an offset, or sets to a value may be done again: twice is as once.
 2. What makes a name found none before, so a name that is there was made by this request.
 3. What removes a name found it before, so a name that is gone was removed by this request.
-4. A rename took its name away, like 3; for an exchange the ledger tells.
+4. A rename took its name away, like 3; before an exchange the ledger was told what was where.
 """
 
 import errno
 import os
-from collections.abc import Set
+from collections.abc import Mapping
 
-from ...vfs import Move, Operations
+from ...vfs import Ino, Operations
 from . import abi, replies
 from .abi import Opcode
 from .requests import Call, Reply, Requests
@@ -21,20 +21,19 @@ from .requests import Call, Reply, Requests
 _MAKING = (Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK, Opcode.CREATE)
 _REMOVING = (Opcode.UNLINK, Opcode.RMDIR)
 _RENAMING = (Opcode.RENAME, Opcode.RENAME2)
-_RENAME_EXCHANGE = 2
 
 
 class Resent:
     """Answers what was sent again."""
 
-    def __init__(self, requests: Requests, operations: Operations, moves: Set[Move]) -> None:
+    def __init__(self, requests: Requests, operations: Operations, exchanges: Mapping[int, Ino]) -> None:
         self._requests = requests
         self._ops = operations
-        self._moves = moves
+        self._exchanges = exchanges
 
     def answer(self, call: Call) -> Reply:
         """As the methods of :class:`.requests.Requests`."""
-        if call.opcode in _RENAMING and self._was_exchanged(call):
+        if call.opcode == Opcode.RENAME2 and self._was_exchanged(call):
             return b""
         try:
             return self._requests.by_opcode[call.opcode](call)
@@ -71,8 +70,14 @@ class Resent:
         return b""
 
     def _was_exchanged(self, call: Call) -> bool:
-        if call.opcode != Opcode.RENAME2:
+        """Raises ESTALE if what was to be exchanged is in neither place."""
+        ino = self._exchanges.get(call.unique & ~abi.RESENT)
+        if ino is None:
             return False
-        parent, flags, _ = abi.RENAME2_IN.unpack_from(call.head, call.at)
+        parent, _, _ = abi.RENAME2_IN.unpack_from(call.head, call.at)
         old, new = bytes(call.payload).split(b"\0")[:2]
-        return bool(flags & _RENAME_EXCHANGE) and Move(call.nodeid, old, parent, new) in self._moves
+        if self._requests.ino_at(call.nodeid, old) == ino:
+            return False
+        if self._requests.ino_at(parent, new) == ino:
+            return True
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

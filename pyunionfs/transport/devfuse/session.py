@@ -224,9 +224,9 @@ class Session:
         for fd in open_descriptors() - mine - {state.fd for state in held.values()}:
             os.close(fd)
         self._ops.journal = ledger
-        moves = self._ops.restore(held)
+        self._ops.restore(held)
         log.info("took over: %d inodes", len(held))
-        self._resent = Resent(self._requests, self._ops, moves)
+        self._resent = Resent(self._requests, self._ops, ledger.exchanges())
         notify(self._fd, Notify.RESEND, b"")
         return self.run()
 
