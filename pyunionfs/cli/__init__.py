@@ -34,6 +34,7 @@ _COMMANDS = {
     "diff": ("views", "diff"),
     "check": ("check", "check"),
     "image": ("image", "image"),
+    "system": ("system", "system"),
     "verify": ("verify", "verify"),
 }
 

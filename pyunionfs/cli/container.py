@@ -246,7 +246,7 @@ def inspect(reference: str, root: str | None) -> None:
     """Print what is known of a container, as JSON in docker's shape."""
     runner = _runner(root)
     item = runner.containers.find(reference)
-    lower = runner.store.lowerdirs(runner.store.image(item.image))
+    lower = runner.store.image(item.image).lowerdirs
     directories = {
         "LowerDir": ":".join(map(str, lower)),
         "UpperDir": str(item.path("diff")),

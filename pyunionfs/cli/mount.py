@@ -141,7 +141,7 @@ def _layers(lower: list[str], image: str | None, root: str | None) -> Iterator[t
     if image is None:
         yield lower, False
         return
-    from .image import held_for_mount
+    from .image.archives import held_for_mount
 
     with held_for_mount(image, root) as (paths, userxattr):
         yield [str(path) for path in paths], userxattr

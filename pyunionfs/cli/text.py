@@ -14,6 +14,16 @@ def printable(text: str) -> str:
     )
 
 
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1000 as docker prints them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
 def table(*headings: str) -> Any:
     """A table; ``>`` before a heading aligns the column to the right."""
     from rich.table import Table

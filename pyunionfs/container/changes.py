@@ -5,23 +5,16 @@ directory that was moved by a redirect, which a tar cannot express, is there as 
 directory is not looked at. Source: OCI image-spec layer.md; overlayfs.rst, "redirect_dir", "metadata only copy up".
 """
 
-import errno
-import io
-import os
 import stat
 from collections.abc import Iterator
-from functools import partial
-from typing import BinaryIO
 
-from ..image.pack import OPAQUE, WHITEOUT, PackedMember
+from ..image.pack import OPAQUE, PackedMember
 from ..overlay.fs import Overlay
 from ..overlay.marks import OPAQUE_YES
 from ..overlay.readdir import entries
 from ..vfs import ROOT, Attr, Ino
 from ..views.union import Union
-
-_BLOCK = 1 << 20
-_CAPABILITY = b"security.capability"
+from .members import Members
 
 
 def changes(union: Union, *, latest: int | None = None) -> Iterator[PackedMember]:
@@ -38,13 +31,12 @@ def changes(union: Union, *, latest: int | None = None) -> Iterator[PackedMember
 
 
 class _Walk:
-    """Holds both views, and what was seen of hard links. Lookups are held until the views are closed."""
+    """Holds both views. Lookups are held until the views are closed."""
 
     def __init__(self, merged: Overlay, below: Overlay | None, latest: int | None) -> None:
         self._merged = merged
         self._below = below
-        self._latest = latest
-        self._links: dict[int, bytes] = {}  # by the number that people see: the first name
+        self._members = Members(merged, latest)
 
     def directory(self, path: bytes, ino: Ino, below: Ino | None) -> Iterator[PackedMember]:
         """What the upper layer has in a directory; ``below`` is what the layers below have in its place."""
@@ -71,14 +63,14 @@ class _Walk:
         for entry in sorted(self._merged.readdir(ino)):
             attr = self._merged.lookup(ino, entry.name)
             where = path + b"/" + entry.name
-            yield from self._member(where, attr)
+            yield from self._members.of(where, attr)
             if stat.S_ISDIR(attr.mode):
                 yield from self._everything(where, attr.ino)
 
     def _object(self, path: bytes, parent: Ino, name: bytes, old: Attr | None) -> Iterator[PackedMember]:
         attr = self._merged.lookup(parent, name)
         where = path + b"/" + name if path else name
-        yield from self._member(where, attr)
+        yield from self._members.of(where, attr)
         if stat.S_ISDIR(attr.mode):
             merges = old is not None and stat.S_ISDIR(old.mode)
             yield from self.directory(where, attr.ino, old.ino if old is not None and merges else None)
@@ -90,51 +82,3 @@ class _Walk:
             return self._below.lookup(directory, name)
         except FileNotFoundError:
             return None
-
-    def _member(self, path: bytes, attr: Attr) -> Iterator[PackedMember]:
-        if stat.S_ISSOCK(attr.mode):  # tar has none, and nobody listens to it
-            return
-        if os.path.basename(path).startswith(WHITEOUT):
-            raise OSError(errno.EINVAL, "a layer cannot hold this name, which would hide another", path)
-        mtime = attr.mtime_ns // 10**9
-        has_others = attr.nlink > 1 and not stat.S_ISDIR(attr.mode)
-        first = self._links.setdefault(attr.st_ino, path) if has_others else path
-        is_link = first != path
-        is_file = stat.S_ISREG(attr.mode) and not is_link
-        yield PackedMember(
-            path=path,
-            mode=attr.mode,
-            uid=attr.uid,
-            gid=attr.gid,
-            mtime=mtime if self._latest is None else min(mtime, self._latest),
-            size=attr.size if is_file else 0,
-            link=first if is_link else self._merged.readlink(attr.ino) if stat.S_ISLNK(attr.mode) else b"",
-            is_hard_link=is_link,
-            device=(os.major(attr.rdev), os.minor(attr.rdev)),
-            capability=self._capability(attr.ino) if is_file else b"",
-            open=partial(_open, self._merged, attr.ino) if is_file else None,
-        )
-
-    def _capability(self, ino: Ino) -> bytes:
-        return self._merged.getxattr(ino, _CAPABILITY) if _CAPABILITY in self._merged.listxattr(ino) else b""
-
-
-def _open(overlay: Overlay, ino: Ino) -> BinaryIO:
-    return io.BufferedReader(_Reader(overlay, ino), _BLOCK)
-
-
-class _Reader(io.RawIOBase):
-    """The data of a file of a union, from its first byte."""
-
-    def __init__(self, overlay: Overlay, ino: Ino) -> None:
-        self._overlay = overlay
-        self._ino = ino
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._overlay.readinto(self._ino, self._position, memoryview(buffer))
-        self._position += count
-        return count

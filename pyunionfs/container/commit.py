@@ -1,14 +1,13 @@
-"""``commit``: an image, and an upper directory over it, become an image of one layer more.
+"""``commit`` and ``squash``: an image becomes another one of one layer more, or of one in place of several.
 
-The configuration is that of the image with the changes that were asked for; an upper directory in which nothing is
-makes no layer, and a history entry that says so, as docker does. The same changes make the same image: times come
-from SOURCE_DATE_EPOCH where it is set (reproducible-builds.org).
+The configuration is that of the image with the changes that were asked for; what changes nothing makes no layer,
+and a history entry that says so, as docker does. The same changes make the same image: times come from
+SOURCE_DATE_EPOCH where it is set (reproducible-builds.org).
 """
 
 import io
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,19 @@ from ..image import config as configs
 from ..image.archived import ArchivedImage, ArchivedLayer
 from ..image.errors import ImageError
 from ..image.images import Image
+from ..image.layers import Layer
 from ..image.limits import DEFAULT_LIMITS
-from ..image.pack import write_layer
+from ..image.pack import PackedMember, write_layer
 from ..image.reference import normalise
 from ..image.source import Member
 from ..image.store import Store
 from ..overlay.marks import USER
+from ..vfs import ROOT
+from ..views.compare import compare, view
 from ..views.union import Union
 from .changes import changes
-
-_LISTS = {"CMD": "Cmd", "ENTRYPOINT": "Entrypoint"}
-_TEXTS = {"USER": "User", "WORKDIR": "WorkingDir", "STOPSIGNAL": "StopSignal"}
-_SETS = {"VOLUME": "Volumes", "EXPOSE": "ExposedPorts"}
+from .instructions import apply
+from .members import Members
 
 
 def commit(
@@ -53,25 +53,77 @@ def commit(
     table["config"] = run
     for line in instructions:
         apply(run, line)
-    epoch = configs.source_date_epoch()
-    created = configs.creation_time(epoch)
-    with store.hold(base), store.workspace("commit") as directory:
-        with (directory / "layer.tar").open("wb") as file:
-            count, diff_id = write_layer(changes(union_over(store, base, upper), latest=epoch), file)
-        layers = [_kept(layer.diff_id) for layer in base.layers]
+    if author:
+        table["author"] = author
+    step = {"created_by": created_by, "comment": message, "author": author}
+    table["history"] = _history(base, len(base.layers))
+    with store.hold(base):
+        members = changes(union_over(store, base, upper), latest=configs.source_date_epoch())
+        return _add(store, table, base.layers, members, step, tag)
+
+
+def squash(store: Store, image: Image, *, onto: Image | None = None, tag: str | None = None) -> Image:
+    """Add an image that shows the same as ``image`` and has one layer in place of all those above ``onto``, whose
+    layers must be its lowest; without it, of all. What was deleted on the way is not in it.
+
+    The history keeps its steps, which then have no layers, as docker's does. Raises ImageError, OSError.
+    """
+    kept = onto.layers if onto is not None else ()
+    if image.config.diff_ids[: len(kept)] != tuple(layer.diff_id for layer in kept):
+        raise ImageError("the lowest layers of the image are not those of the base")
+    table = deepcopy(image.config.table)
+    table["history"] = _history(image, len(kept))
+    step = {"comment": f"merge {image.id} to {onto.id if onto is not None else 'nothing'}"}
+    with store.hold(image):
+        return _add(store, table, kept, _difference(store, kept, image.layers), step, tag)
+
+
+def _difference(store: Store, old: Sequence[Layer], new: Sequence[Layer]) -> Iterator[PackedMember]:
+    with view(store, old) as below, view(store, new) as merged:
+        assert merged is not None
+        members = Members(merged, configs.source_date_epoch())
+        if below is None:  # or the root is that of a layer below
+            yield from members.of(b".", merged.getattr(ROOT))
+        for path, _, attr in compare(below, merged):
+            if attr is None:
+                yield PackedMember.whiteout(*path.rpartition(b"/")[::2])
+            else:
+                yield from members.of(path, attr)
+
+
+def _history(image: Image, kept: int) -> list[dict[str, Any]]:
+    """The steps so far; those of layers that are not among the lowest ``kept`` have none any more."""
+    known: list[dict[str, Any]] = deepcopy(image.config.table.get("history") or [])
+    count = 0
+    for entry in known:
+        if not entry.get("empty_layer"):
+            count += 1
+            if count > kept:
+                entry["empty_layer"] = True
+    return known + [{}] * (kept - count)
+
+
+def _add(
+    store: Store,
+    table: dict[str, Any],
+    kept: Sequence[Layer],
+    members: Iterator[PackedMember],
+    step: dict[str, str],
+    tag: str | None,
+) -> Image:
+    """Add the image of a configuration, with ``kept`` as its layers and one more of these members."""
+    table["created"] = created = configs.creation_time(configs.source_date_epoch())
+    with store.workspace("commit") as directory:
+        path = directory / "layer.tar"
+        with path.open("wb") as file:
+            count, diff_id = write_layer(members, file)
+        layers = [_kept(layer.diff_id) for layer in kept]
         if count:
-            path = directory / "layer.tar"
             member = Member(path.stat().st_size, partial(io.FileIO, path))
             layers.append(ArchivedLayer(diff_id, diff_id, member, None))
-            table["rootfs"]["diff_ids"] = [*base.config.diff_ids, diff_id]
-        step = {"created": created, "created_by": created_by, "comment": message, "author": author}
-        step = {key: value for key, value in step.items() if value}
-        history = table.setdefault("history", [])
-        history += [{}] * (len(base.layers) - sum(not known.empty for known in base.config.history))
-        history.append({**step, **({} if count else {"empty_layer": True})})
-        table["created"] = created
-        if author:
-            table["author"] = author
+        table["rootfs"]["diff_ids"] = [layer.diff_id for layer in layers]
+        said = {"created": created, **{key: value for key, value in step.items() if value}}
+        table["history"].append({**said, **({} if count else {"empty_layer": True})})
         raw = json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         parsed = configs.parse(raw, where="the new configuration", limits=DEFAULT_LIMITS)
         tags = (normalise(tag),) if tag is not None else ()
@@ -80,7 +132,7 @@ def commit(
 
 def union_over(store: Store, image: Image, upper: Path) -> Union:
     """The union of an image's layers and an upper directory."""
-    return Union([str(path) for path in store.lowerdirs(image)], str(upper), store.marks is USER)
+    return Union([str(path) for path in image.lowerdirs], str(upper), store.marks is USER)
 
 
 def _kept(diff_id: str) -> ArchivedLayer:
@@ -90,55 +142,3 @@ def _kept(diff_id: str) -> ArchivedLayer:
 
 def _never(diff_id: str) -> io.RawIOBase:
     raise ImageError(f"layer {diff_id} was removed from the store meanwhile")
-
-
-def apply(run: dict[str, Any], line: str) -> None:
-    """Change how an image runs by a line of a Dockerfile. Raises ImageError."""
-    word, _, rest = line.strip().partition(" ")
-    key, rest = word.upper(), rest.strip()
-    if not rest:
-        raise ImageError(f"{line!r}: nothing follows {key}")
-    if key in _LISTS:
-        run[_LISTS[key]] = _command(rest)
-        if key == "ENTRYPOINT":  # whose arguments the old command's were not
-            run.pop("Cmd", None)
-    elif key in _TEXTS:
-        run[_TEXTS[key]] = rest
-    elif key in _SETS:
-        names = json.loads(rest) if rest.startswith("[") else rest.split()
-        names = [name if key == "VOLUME" or "/" in name else f"{name}/tcp" for name in names]
-        run[_SETS[key]] = {**(run.get(_SETS[key]) or {}), **{name: {} for name in names}}
-    elif key == "LABEL":
-        run["Labels"] = {**(run.get("Labels") or {}), **_pairs(rest)}
-    elif key == "ENV":
-        new = _pairs(rest)
-        kept = [item for item in run.get("Env") or [] if item.partition("=")[0] not in new]
-        run["Env"] = kept + [f"{name}={value}" for name, value in new.items()]
-    else:
-        known = ", ".join(sorted([*_LISTS, *_TEXTS, *_SETS, "ENV", "LABEL"]))
-        raise ImageError(f"{line!r}: {key} cannot be committed (known: {known})")
-
-
-def _command(text: str) -> list[str]:
-    """The exec form, a JSON list; or the shell form."""
-    if text.startswith("["):
-        try:
-            words = json.loads(text)
-        except ValueError:
-            words = None
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            return words
-        raise ImageError(f"{text!r} is no list of strings in JSON")
-    return ["/bin/sh", "-c", text]
-
-
-def _pairs(text: str) -> Mapping[str, str]:
-    """``A=1 B="x y"``, or the old form ``A 1``."""
-    words = shlex.split(text)
-    if words and "=" not in words[0]:
-        name, _, value = text.partition(" ")
-        return {name: value.strip()}
-    pairs = dict(word.partition("=")[::2] for word in words if "=" in word)
-    if len(pairs) != len(words):
-        raise ImageError(f"{text!r}: not NAME=VALUE")
-    return pairs

@@ -86,13 +86,23 @@ class Containers:
             )
         return found[0]
 
+    def remains(self) -> list[Path]:
+        """Directories of containers that were not made to the end, or not removed to the end, by who is no more."""
+        if not self._root.is_dir():
+            return []
+        with _exclusive(self._root):
+            unmade = [path for path in self._root.iterdir() if not (path / "container.json").exists()]
+            return [path for path in unmade if not is_held(path)]
+
     def _read(self, directory: Path) -> Container | None:
         try:
             table = json.loads((directory / "container.json").read_bytes())
             held = is_held(directory)
+            known = Container(**table, directory=directory)
         except (FileNotFoundError, NotADirectoryError):
             return None  # not made yet, or just removed
-        known = Container(**table, directory=directory)
+        except (ValueError, TypeError) as error:
+            raise ImageError(f"{directory}/container.json is damaged: {error}") from None
         if known.state == "running" and not held:
             return replace(known, state="exited", pid=0, exit_code=known.exit_code or _DEAD)
         return known

@@ -4,7 +4,8 @@ An image is a configuration and a stack of layers; a layer is a tar with what on
 this order:
 
 =============  =================================================================================================
-``store``      the whole: load, list, look up, extract, remove (:class:`~pyunionfs.image.store.Store`)
+``store``      the whole: load, list, look up (:class:`~pyunionfs.image.store.Store`); with ``removal``, ``extract``
+               and ``audit``
 ``archive``    which images an archive holds; ``docker`` and ``oci`` know the layouts, ``source`` the members
 ``blobs``      a layer's bytes: digests verified on the way, kept to be saved again byte for byte
 ``unpack``     one tar becomes one directory; the rules are in ``names`` (marks), ``tree`` (confinement),

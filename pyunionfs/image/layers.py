@@ -94,6 +94,10 @@ class LayerStore:
             return Layer(diff_id, self._root / name / "diff", table["blob"], report)
         return None
 
+    def directories(self) -> set[Path]:
+        """Of all layers."""
+        return set(self._root.iterdir()) if self._root.is_dir() else set()
+
     def add(
         self,
         archived: ArchivedLayer,

@@ -158,14 +158,13 @@ def _json(value: Any) -> bytes:
 
 
 def _layer(store: Store, digest: str, compression: str | None, scratch: Path) -> _Blob:
-    with store.open_blob(digest) as stream:
+    with store.blob_store.open(digest) as stream:
         had = detect(stream.peek(16))
     if compression is None or had == compression:
-        return _Blob(
-            digest, store.blob_size(digest), partial(store.open_blob, digest), _LAYER + _SUFFIX.get(had, "")
-        )
+        opener, size = partial(store.blob_store.open, digest), store.blob_store.size(digest)
+        return _Blob(digest, size, opener, _LAYER + _SUFFIX.get(had, ""))
     path = scratch / digest.replace(":", "-")
-    with store.open_plain(digest) as plain, path.open("wb") as packed:
+    with store.blob_store.open_plain(digest) as plain, path.open("wb") as packed:
         _COMPRESS[compression](plain, packed)
     with path.open("rb") as packed:
         made = hashlib.file_digest(packed, "sha256").hexdigest()

@@ -84,6 +84,12 @@ def _is_at(fd: int, path: Path) -> bool:
 
 def sweep(directory: Path) -> None:
     """Remove the temporary directories of processes that are no more."""
+    for path in abandoned(directory):
+        remove_tree(os.fspath(path))
+
+
+def abandoned(directory: Path) -> Iterator[Path]:
+    """The temporary directories that no process works in, and none begins to while each is looked at."""
     with os.scandir(directory) as entries:
         paths = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     for path in paths:
@@ -94,7 +100,7 @@ def sweep(directory: Path) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):
-                remove_tree(os.fspath(path))
+                yield path
         except BlockingIOError:
             pass  # at work
         finally:

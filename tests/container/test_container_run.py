@@ -2,108 +2,13 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import mounts
 import pytest
-from archives import Picture, directory, docker_25, entry, layer, outer, symlink, write
-
-PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:12:34::/home/app:/bin/sh\n"
-GROUP = "app:x:34:\nextra:x:77:app\n"
-APPLETS = (
-    "ln",
-    "sh",
-    "ls",
-    "cat",
-    "sleep",
-    "id",
-    "hostname",
-    "ps",
-    "echo",
-    "rm",
-    "env",
-    "ip",
-    "mount",
-    "pwd",
-    "kill",
-)
-
-
-class Ours:
-    """The commands, on a store of their own, with one image: ``app:1``."""
-
-    def __init__(self, root: Path, runtime: str) -> None:
-        self.root = root
-        self._runtime = ["--no-runtime"] if runtime == "none" else ["--runtime", runtime]
-
-    def __call__(self, *words: str | Path, status: int = 0, **more: Any) -> str:
-        done = self.attempt(*words, **more)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout
-
-    def attempt(self, *words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYUNIONFS_ROOT": str(self.root)}
-        command = [sys.executable, "-m", "pyunionfs", *map(str, words)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60, **more)
-
-    def run(self, *words: str | Path, **more: Any) -> str:
-        return self("run", *self._runtime, *words, **more)
-
-    def inspect(self, name: str) -> Any:
-        return json.loads(self("inspect", name))[0]
-
-    def until(self, name: str, status: str) -> None:
-        for _ in range(200):
-            if self.inspect(name)["State"]["Status"] == status:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"{name} is not {status}: {self.inspect(name)}")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("busybox is not installed (./dev test --clients installs it)")
-    data = Path(busybox).read_bytes()
-    if b"ld-linux" in data[:4096]:
-        pytest.skip("the busybox here is not a static one")
-    base = layer(
-        *(directory(name) for name in ("bin", "etc", "data", "proc", "dev", "sys", "tmp")),
-        entry("bin/busybox", data, mode=0o755),
-        *(symlink(f"bin/{applet}", "busybox") for applet in APPLETS),
-        entry("etc/passwd", PASSWD),
-        entry("etc/group", GROUP),
-        entry("data/old", "old"),
-    )
-    config = {"config": {"Env": ["A=image", "B=image"], "Cmd": ["/bin/pwd"], "WorkingDir": "/data"}}
-    return write(tmp_path / "app.tar", outer(docker_25(Picture([base], extra=config))))
-
-
-@pytest.fixture(params=["runc", "crun", "none"])
-def ours(
-    request: pytest.FixtureRequest, tmp_path: Path, image: Path, requires: Callable[..., None]
-) -> Iterator[Ours]:
-    requires("pyunionfs", "devices")
-    if request.param != "none" and shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
-    made = Ours(tmp_path / "store", request.param)
-    made("image", "load", image)
-    tried = made.attempt("run", "--rm", *made._runtime, "app:1", "/bin/echo")
-    if request.param != "none" and tried.returncode:
-        pytest.skip(f"{request.param} does not run here: {tried.stderr.splitlines()[0]}")
-    yield made
-    for name in made("ps", "-aq").split():
-        made("rm", "-f", name)
-    assert not [point for point in mounts.mount_points() if point.is_relative_to(tmp_path)]
-    assert not mounts.daemons(tmp_path)
+from ours import Ours
 
 
 def test_what_it_is_from_the_inside(ours: Ours) -> None:
@@ -195,20 +100,11 @@ def test_a_killed_container_starts_again(ours: Ours) -> None:
 def test_a_runner_that_is_killed_leaves_nothing_that_cannot_be_taken_away(ours: Ours) -> None:
     ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
     pid = ours.inspect("one")["State"]["Pid"]
-    runner = next(int(path.name) for path in Path("/proc").glob("[0-9]*") if is_runner(path, ours.root))
-    os.kill(runner, signal.SIGKILL)
+    ours.kill_runner()
     ours.until("one", "exited")
     ours("start", "one")
     assert ours("exec", "one", "echo", "alive") == "alive\n"
     assert not os.path.exists(f"/proc/{pid}") or ours.inspect("one")["State"]["Pid"] != pid
-
-
-def is_runner(process: Path, root: Path) -> bool:
-    try:
-        words, environ = ((process / name).read_bytes() for name in ("cmdline", "environ"))
-    except OSError:
-        return False
-    return b"\0run\0" in words and b"\0-d\0" in words and str(root).encode() in environ
 
 
 def test_a_commit_is_an_image(ours: Ours) -> None:

@@ -84,10 +84,10 @@ def test_layouts_in_a_tar(store: Store, tmp_path: Path, layout: str, pack: str) 
     assert loaded.tags == ("app:1",)
     assert loaded.id == image.id
     for data, digest in zip(image.blobs, loaded.blobs, strict=True):
-        with store.open_blob(digest) as blob:
+        with store.blob_store.open(digest) as blob:
             assert blob.read() == data
     for item, plain in zip(loaded.layers, image.layers, strict=True):
-        with store.open_layer(item) as stream:
+        with store.blob_store.open_plain(item.blob) as stream:
             assert stream.read() == plain
 
 
@@ -207,7 +207,7 @@ def test_the_same_layer_twice_and_layers_without_content(store: Store, tmp_path:
     assert len(loaded.layers) == 6
     assert loaded.lowerdirs[3] == loaded.lowerdirs[5]
     assert len(os.listdir(store.root / "layers/sha256")) == 4
-    with store.open_layer(loaded.layers[1]) as stream:
+    with store.blob_store.open_plain(loaded.layers[1].blob) as stream:
         assert stream.read() == b""
 
 
@@ -693,7 +693,7 @@ def test_other_digests(store: Store, tmp_path: Path) -> None:
     members |= {blob_path(manifest): manifest, "index.json": index_of(describe(manifest, MANIFEST_TYPE))}
     (loaded,) = store.load(write(tmp_path / "x.tar", outer(members)))
     check(loaded)
-    with store.open_blob(loaded.blobs[0]) as blob_stream:
+    with store.blob_store.open(loaded.blobs[0]) as blob_stream:
         assert blob_stream.read() == image.blobs[0]
     broken = next(name for name in members if "sha512" in name)
     members[broken] = flip(members[broken])

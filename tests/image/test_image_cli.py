@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from archives import Picture, directory, docker_25, entry, layer, opaque, outer, whiteout, write
 
-from pyunionfs.cli.image import held_for_mount
+from pyunionfs.cli.image.archives import held_for_mount
 from pyunionfs.image.errors import ImageError
+from pyunionfs.image.removal import remove
 from pyunionfs.image.store import Store
 from pyunionfs.overlay.marks import USER
 
@@ -179,11 +180,11 @@ def test_layers_for_a_mount(archive: Path, tmp_path: Path) -> None:
     with held_for_mount(str(archive), root) as (paths, _):
         assert [path.name for path in paths] == ["diff", "diff"]
         with pytest.raises(OSError, match="in use by a mount"):
-            Store(root).remove("app:1")
+            remove(Store(root), "app:1")
     for again in (f"{archive}#app:1", "app:1"):
         with held_for_mount(again, root) as (same, userxattr):
             assert same == paths
             assert userxattr is (Store(root).marks is USER)
     with pytest.raises(ImageError, match="no image"), held_for_mount("other", root):
         pass
-    Store(root).remove("app:1")
+    remove(Store(root), "app:1")

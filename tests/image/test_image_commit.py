@@ -17,11 +17,14 @@ from trees import Dir, File, HardLink, Node, Symlink, Whiteout, build
 
 from pyunionfs import Overlay, Paths
 from pyunionfs.container.changes import changes
-from pyunionfs.container.commit import apply, commit
+from pyunionfs.container.commit import commit
+from pyunionfs.container.instructions import apply
 from pyunionfs.image import save as saving
+from pyunionfs.image.audit import verify
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image
 from pyunionfs.image.pack import write_layer
+from pyunionfs.image.removal import prune
 from pyunionfs.image.rootfs import import_rootfs
 from pyunionfs.image.store import Store
 from pyunionfs.views.union import Union
@@ -212,7 +215,7 @@ def test_a_commit_is_an_image_of_one_layer_more(store: Store, base: Image, tmp_p
     assert (run["Labels"], run["ExposedPorts"]) == ({"a": "b"}, {"80/tcp": {}, "53/udp": {}})
     last = made.history[-1]
     assert (last.step.comment, last.step.author, last.layer) == ("changed", "somebody", made.layers[-1])
-    with Overlay(store.lowerdirs(made)) as overlay:
+    with Overlay(made.lowerdirs) as overlay:
         files = Paths(overlay)
         assert files.read_bytes("/etc/hosts") == b"changed"
         assert files.read_bytes("/etc/motd") == b"hello"
@@ -330,7 +333,7 @@ def test_a_root_directory_becomes_an_image(store: Store, tmp_path: Path) -> None
         assert made.layers[0].diff_id == f"sha256:{archives.hexdigest(BASE)}"
         assert made.created == "1970-01-01T00:00:00Z"
         assert made.tags == (f"{name}:1",)
-    with Overlay(store.lowerdirs(store.image("gz:1"))) as overlay:
+    with Overlay(store.image("gz:1").lowerdirs) as overlay:
         assert Paths(overlay).read_bytes("/data/old") == b"old"
     with pytest.raises(ImageError):
         import_rootfs(store, write(tmp_path / "no.tar", b"nothing of a tar" * 100), epoch=0)
@@ -339,21 +342,21 @@ def test_a_root_directory_becomes_an_image(store: Store, tmp_path: Path) -> None
 @pytest.mark.parametrize("pack_by", [bytes, archives.gz], ids=["plain", "gzip"])
 def test_damage_is_found(store: Store, tmp_path: Path, pack_by: Callable[[bytes], bytes]) -> None:
     (image,) = store.load(write(tmp_path / "app.tar", outer(oci_layout(Picture([BASE], pack=pack_by)))))
-    assert store.verify(image) == []
+    assert verify(store, image) == []
     (blob,) = [path for path in (store.root / "blobs").rglob("*") if path.is_file()]
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
     blob.write_bytes(data)
-    (wrong,) = store.verify(image)
+    (wrong,) = verify(store, image)
     assert wrong.startswith(f"layer {image.layers[0].short_id}")
     blob.unlink()
-    (wrong,) = store.verify(image)
+    (wrong,) = verify(store, image)
     assert "the store has no blob" in wrong
 
 
 def test_what_nobody_calls_by_name_is_pruned(store: Store, base: Image, tmp_path: Path) -> None:
     made = commit(store, base, changed(tmp_path, {"new": "x"}))
-    assert [item.images for item in store.prune()] == [(made.id,)]
+    assert [item.images for item in prune(store)] == [(made.id,)]
     assert [item.id for item in store.images()] == [base.id]
     assert not made.layers[-1].path.exists()
     assert made.layers[0].path.exists()

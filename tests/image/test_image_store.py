@@ -36,7 +36,9 @@ from archives import (
 from pyunionfs.image.archived import ArchivedImage, ArchivedLayer
 from pyunionfs.image.config import parse
 from pyunionfs.image.errors import ImageError
+from pyunionfs.image.extract import extract
 from pyunionfs.image.limits import DEFAULT_LIMITS
+from pyunionfs.image.removal import remove
 from pyunionfs.image.source import Member
 from pyunionfs.image.store import Progress, Store, default_root
 from pyunionfs.overlay.marks import TRUSTED, USER
@@ -63,7 +65,7 @@ def test_reading_a_store_that_is_not_there(store: Store) -> None:
     with pytest.raises(ImageError, match="no image 'x' in the store: it is empty"):
         store.image("x")
     with pytest.raises(ImageError, match="it is empty"):
-        store.remove("x")
+        remove(store, "x")
     assert not store.root.exists()
 
 
@@ -141,9 +143,9 @@ def test_a_layer_in_another_compression_is_the_same_layer(store: Store, tmp_path
     (image,) = store.load(packed)
     assert len(os.listdir(store.root / "layers/sha256")) == 3
     # Both can be saved again byte for byte.
-    with store.open_blob(image.blobs[0]) as blob:
+    with store.blob_store.open(image.blobs[0]) as blob:
         assert blob.read() == gz(BASE)
-    with store.open_blob(store.image("plain:1").blobs[0]) as blob:
+    with store.blob_store.open(store.image("plain:1").blobs[0]) as blob:
         assert blob.read() == BASE
     assert store.image("gz:1").manifest is not None
 
@@ -209,14 +211,14 @@ def test_an_ambiguous_id(store: Store, tmp_path: Path) -> None:
 
 def test_lowerdirs_are_top_to_bottom(store: Store, tmp_path: Path) -> None:
     (image,) = store.load(archive(tmp_path / "x.tar", Picture([BASE, MIDDLE, TOP])))
-    assert store.lowerdirs(image) == [item.path for item in reversed(image.layers)]
+    assert image.lowerdirs == [item.path for item in reversed(image.layers)]
     assert image.size == len("onetwothree")
 
 
 def test_a_layer_whose_root_is_opaque_hides_those_below(store: Store, tmp_path: Path) -> None:
     wipe = layer(entry(".wh..wh..opq"), entry("new"))
     (image,) = store.load(archive(tmp_path / "x.tar", Picture([BASE, wipe, MIDDLE])))
-    assert store.lowerdirs(image) == [image.layers[2].path, image.layers[1].path]
+    assert image.lowerdirs == [image.layers[2].path, image.layers[1].path]
 
 
 # -- removing
@@ -224,9 +226,9 @@ def test_a_layer_whose_root_is_opaque_hides_those_below(store: Store, tmp_path: 
 
 def test_removing_a_tag_then_the_image(store: Store, tmp_path: Path) -> None:
     (image,) = store.load(archive(tmp_path / "x.tar", Picture([BASE, TOP], tags=["a", "b"])))
-    removed = store.remove("a")
+    removed = remove(store, "a")
     assert (removed.tags, removed.images, removed.layers) == (("a:latest",), (), ())
-    removed = store.remove("b")
+    removed = remove(store, "b")
     assert removed.images == (image.id,)
     assert set(removed.layers) == {item.diff_id for item in image.layers}
     for name in ("layers/sha256", "images/sha256", "blobs/sha256", "tmp"):
@@ -238,18 +240,18 @@ def test_layers_of_other_images_stay(store: Store, tmp_path: Path) -> None:
     store.load(
         archive(tmp_path / "x.tar", Picture([BASE, MIDDLE], tags=["one"]), Picture([BASE, TOP], tags=["two"]))
     )
-    removed = store.remove("one")
+    removed = remove(store, "one")
     assert removed.layers == (f"sha256:{hexdigest(MIDDLE)}",)
     two = store.image("two")
     assert all(path.is_dir() for path in two.lowerdirs)
     for digest in two.blobs:
-        store.open_blob(digest).close()
+        store.blob_store.open(digest).close()
     assert len(os.listdir(store.root / "blobs/sha256")) == 2
 
 
 def test_an_id_removes_all_tags(store: Store, tmp_path: Path) -> None:
     (image,) = store.load(archive(tmp_path / "x.tar", Picture([BASE], tags=["a", "b"])))
-    assert store.remove(image.short_id).tags == ("a:latest", "b:latest")
+    assert remove(store, image.short_id).tags == ("a:latest", "b:latest")
     assert store.images() == []
 
 
@@ -258,10 +260,10 @@ def test_layers_in_use_are_not_removed(store: Store, tmp_path: Path) -> None:
     with store.hold(image) as lowerdirs:
         assert lowerdirs == image.lowerdirs
         with pytest.raises(OSError, match="in use by a mount") as caught:
-            store.remove("a")
+            remove(store, "a")
         assert caught.value.errno == errno.EBUSY
         assert store.image("a") == image
-    store.remove("a")
+    remove(store, "a")
 
 
 def test_an_incomplete_image_is_repaired_by_loading(store: Store, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_directories_that_may_not_be_entered_are_removed(store: Store, tmp_path:
     store.load(
         archive(tmp_path / "x.tar", Picture([layer(directory("d", 0), directory("d/e", 0), entry("d/e/f"))]))
     )
-    store.remove("app:1")
+    remove(store, "app:1")
     assert os.listdir(store.root / "layers/sha256") == os.listdir(store.root / "tmp") == []
 
 
@@ -292,13 +294,13 @@ def test_a_layer_that_borrows_belongs_to_one_stack(store: Store, tmp_path: Path)
     (two,) = store.load(archive(tmp_path / "y.tar", Picture([other, borrowing], tags=["two"])))
     assert (one.layers[1].path / "copy").read_text() == "one"
     assert (two.layers[1].path / "copy").read_text() == "other"
-    with store.open_layer(two.layers[1]) as stream:
+    with store.blob_store.open_plain(two.layers[1].blob) as stream:
         assert stream.read() == borrowing
     with pytest.raises(ImageError, match="hard link to 'etc/a', which is not earlier"):
         store.load(archive(tmp_path / "z.tar", Picture([borrowing], tags=["three"])))
-    paths = store.extract(two, tmp_path / "out")
+    paths = extract(store, two, tmp_path / "out")
     assert (paths[1] / "copy").read_text() == "other"
-    store.remove("one")
+    remove(store, "one")
     assert store.image("two") == two
 
 
@@ -307,7 +309,7 @@ def test_a_layer_that_borrows_belongs_to_one_stack(store: Store, tmp_path: Path)
 
 def test_extract(store: Store, tmp_path: Path) -> None:
     (image,) = store.load(archive(tmp_path / "x.tar", Picture([BASE, MIDDLE, TOP])))
-    paths = store.extract(image, tmp_path / "out")
+    paths = extract(store, image, tmp_path / "out")
     assert [path.name for path in paths] == [f"{n:02d}-{item.short_id}" for n, item in enumerate(image.layers)]
     assert sorted(os.listdir(tmp_path / "out")) == sorted(path.name for path in paths)
     for path, item in zip(paths, image.layers, strict=True):
@@ -315,7 +317,7 @@ def test_extract(store: Store, tmp_path: Path) -> None:
     assert stat.S_ISCHR((paths[1] / "etc/a").lstat().st_mode)
     assert xattr.listxattr(str(paths[2] / "etc")) == (store.marks.opaque,)
     with pytest.raises(OSError, match="not empty") as caught:
-        store.extract(image, tmp_path / "out")
+        extract(store, image, tmp_path / "out")
     assert caught.value.errno == errno.ENOTEMPTY
 
 
@@ -324,7 +326,7 @@ def test_extract_notices_a_damaged_store(store: Store, tmp_path: Path) -> None:
     (blob,) = (store.root / "blobs/sha256").iterdir()
     blob.write_bytes(archives.zstd(TOP))
     with pytest.raises(ImageError, match="damaged"):
-        store.extract(image, tmp_path / "out")
+        extract(store, image, tmp_path / "out")
 
 
 # -- many at once, and killed
@@ -348,7 +350,7 @@ def big_layer(count: int = 400) -> bytes:
 def assert_sound(store: Store, image: Picture) -> None:
     loaded = store.image(image.id)
     for item, data in zip(loaded.layers, image.layers, strict=True):
-        with store.open_layer(item) as stream:
+        with store.blob_store.open_plain(item.blob) as stream:
             assert stream.read() == data
         assert item.report.files == len([p for p in item.path.rglob("*") if p.is_file()])
     assert os.listdir(store.root / "tmp") == []
@@ -428,7 +430,7 @@ def test_removing_waits_for_loads(store: Store, tmp_path: Path) -> None:
     store.load(archive(tmp_path / "x.tar", Picture([BASE], tags=["x"])))
     with (store.root / "lock").open("rb+") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        thread = threading.Thread(target=store.remove, args=("x",))
+        thread = threading.Thread(target=remove, args=(store, "x"))
         thread.start()
         time.sleep(0.2)
         assert len(store.images()) == 1
@@ -441,7 +443,7 @@ def test_no_descriptor_is_left_open(store: Store, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         (image,) = store.load(path)
-        store.remove(image.id)
+        remove(store, image.id)
         with pytest.raises(ImageError):
             store.load(write(tmp_path / "y.tar", path.read_bytes()[:5000]))
     assert len(os.listdir("/proc/self/fd")) == before

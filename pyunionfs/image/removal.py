@@ -1,0 +1,92 @@
+"""Removing images from a store, with the layers and blobs that only they have."""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyunionfs.image.errors import ImageError
+from pyunionfs.image.images import Image, not_found
+from pyunionfs.image.reference import normalised
+from pyunionfs.image.store import Store, tags_of
+from pyunionfs.image.tree import remove_tree
+from pyunionfs.image.workspace import is_held, locked
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was taken away."""
+
+    tags: tuple[str, ...]
+    images: tuple[str, ...]  # ids
+    layers: tuple[str, ...]  # diff ids
+
+
+def remove(store: Store, reference: str) -> Removed:
+    """Remove a tag, its image if that was the last tag, and the layers that no other image has.
+
+    An id, or the start of one, removes the image with all its tags. Raises ImageError if there is no such image,
+    or a container has it; OSError (EBUSY) if a layer is in use by a mount.
+    """
+    if not store.root.exists():
+        raise not_found(reference, [])
+    with locked(store.root / "lock", exclusive=True):
+        tags = store.tags()
+        image_id = store.resolve(reference, tags)
+        mine = tags_of(image_id, tags)
+        named = normalised(reference)
+        if named in mine and len(mine) > 1:
+            store.change_tags(lambda table: {name: i for name, i in table.items() if name != named})
+            return Removed((named,), (), ())
+        return Removed(mine, (image_id,), _remove_image(store, image_id))
+
+
+def prune(store: Store, *, everything: bool = False) -> list[Removed]:
+    """Remove the images that no container has: those without a tag, or with ``everything`` all of them."""
+    unused = [image for image in store.images() if everything or not image.tags]
+    return [remove(store, image.id) for image in unused if not any(users(store, image.id))]
+
+
+def users(store: Store, image_id: str) -> Iterator[str]:
+    """The names of the containers that have an image (container/containers.py)."""
+    for path in store.root.glob("containers/*/container.json"):
+        table = json.loads(path.read_bytes())
+        if table["image"] == image_id:
+            yield table["name"]
+
+
+def _remove_image(store: Store, image_id: str) -> tuple[str, ...]:
+    """Returns the diff ids of the layers that went with it."""
+    for user in users(store, image_id):
+        raise ImageError(f"the image is that of container {user} (rm removes it)")
+    others = [i for i in store.image_store.ids() if i != image_id]
+    kept = [image for image in map(store.image_store.find, others) if image is not None]
+    directories = {layer.directory for image in kept for layer in image.layers}
+    image = store.image_store.find(image_id)
+    layers = [] if image is None else [i for i in image.layers if i.directory not in directories]
+    for layer in layers:
+        if is_held(layer.directory):
+            raise OSError(errno.EBUSY, f"layer {layer.short_id} is in use by a mount")
+    store.change_tags(lambda table: {name: i for name, i in table.items() if i != image_id})
+    discard(store, store.image_store.path(image_id))
+    for directory in {layer.directory for layer in layers}:
+        discard(store, directory)
+    for path in unneeded_blobs(store, kept):
+        path.unlink()
+    return tuple(dict.fromkeys(layer.diff_id for layer in layers))
+
+
+def discard(store: Store, directory: Path) -> None:
+    """Take a directory away in one step, then delete it; a crash in between leaves it to the next sweep."""
+    doomed = store.temporary / f"removed-{os.getpid()}-{directory.name}"
+    os.rename(directory, doomed)
+    remove_tree(os.fspath(doomed))
+
+
+def unneeded_blobs(store: Store, images: Iterable[Image]) -> list[Path]:
+    """The files of blobs that none of these images has."""
+    digests = {digest for image in images for digest in (*image.blobs, *(layer.blob for layer in image.layers))}
+    needed = {store.blob_store.find(digest) for digest in digests}
+    return [path for path in store.blob_store.all() if path not in needed]

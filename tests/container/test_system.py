@@ -1,0 +1,176 @@
+"""The store is looked after: what it takes, what is wrong in it, what nobody needs; and what kill -9 leaves."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mounts
+import pytest
+from ours import Ours
+
+pytestmark = pytest.mark.parametrize("ours", ["none"], indirect=True)
+
+
+def check(ours: Ours, *words: str, status: int) -> dict[str, Any]:
+    """What a check tells, by where."""
+    told = json.loads(ours("system", "check", "--json", *words, status=status))
+    return {item["where"]: item for item in told}
+
+
+def is_alive(pid: int) -> bool:
+    """Zombies do not count: who should wait for them was killed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def one(directory: Path) -> Path:
+    (found,) = directory.iterdir()
+    return found
+
+
+def test_what_it_takes_and_what_of_it_is_in_use(ours: Ours) -> None:
+    def df() -> dict[str, Any]:
+        return {item["kind"]: item for item in json.loads(ours("system", "df", "--json"))}
+
+    before = df()
+    assert (before["Layers"]["total"], before["Layers"]["active"], before["Containers"]["total"]) == (1, 0, 0)
+    assert 0 < before["Layers"]["size"] == before["Layers"]["reclaimable"]
+    ours.run("--name", "one", "app:1", "sh", "-c", "cat /bin/busybox /bin/busybox >/data/big")
+    after = df()
+    assert after["Layers"]["size"] == before["Layers"]["size"]
+    assert (after["Layers"]["reclaimable"], after["Blobs"]["reclaimable"]) == (0, 0)
+    assert after["Containers"]["reclaimable"] > (ours.root / "containers").stat().st_size
+    shown = ours("system", "df").splitlines()
+    assert shown[0].split() == ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]
+    assert [line.split()[0] for line in shown[1:]] == ["Layers", "Blobs", "Containers"]
+
+
+def test_what_nobody_needs_is_removed(ours: Ours) -> None:
+    ours.run("-d", "--name", "lives", "app:1", "sleep", "1000")
+    ours.run("--name", "ended", "app:1", "sh", "-c", "echo 1 >/data/new")
+    made = ours("commit", "ended").strip()
+    refused = ours.attempt("system", "prune", input="n\n")
+    assert refused.returncode == 1
+    assert len(ours("ps", "-aq").split()) == 2
+    removed = ours("system", "prune", "--force")
+    assert f"image {made}" in removed
+    assert "reclaimed" in removed
+    assert [item["Name"] for item in json.loads(ours("ps", "-a", "--json"))] == ["lives"]
+    assert ours("exec", "lives", "echo", "alive") == "alive\n"
+    ours("rm", "-f", "lives")
+    assert json.loads(ours("image", "ls", "--json"))
+    ours("system", "prune", "--force", "--all")
+    assert json.loads(ours("image", "ls", "--json")) == []
+    assert not list((ours.root / "layers/sha256").iterdir())
+    assert not list((ours.root / "blobs/sha256").iterdir())
+
+
+def test_what_was_killed_is_put_right(ours: Ours) -> None:
+    ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
+    pid = ours.inspect("one")["State"]["Pid"]
+    assert check(ours, status=0) == {}
+    ours.kill_runner()
+    ours.until("one", "exited")
+    assert check(ours, status=1)["container one"]["repairable"]
+    assert check(ours, "--repair", status=0)["container one"]["repaired"]
+    assert check(ours, status=0) == {}
+    assert not is_alive(pid)
+    assert not [point for point in mounts.mount_points() if point.is_relative_to(ours.root)]
+    ours("start", "one")
+    assert ours("exec", "one", "echo", "alive") == "alive\n"
+
+
+def test_what_is_left_over_is_removed(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
+    image = json.loads(ours("image", "ls", "--json"))[0]["Id"].partition(":")[2]
+    (ours.root / "containers" / "half").mkdir()
+    (ours.root / "tmp" / "dead").mkdir(exist_ok=True)
+    (ours.root / "layers/sha256" / ("0" * 64) / "diff").mkdir(parents=True)
+    (ours.root / "blobs/sha256" / ("0" * 64)).write_text("x")
+    tags = json.loads((ours.root / "tags.json").read_text())
+    (ours.root / "tags.json").write_text(json.dumps({**tags, "gone:1": "sha256:" + "0" * 64}))
+    found = check(ours, status=1)
+    expected = {"container half", "tmp/dead", f"layer {'0' * 12}", f"blob {'0' * 12}", "tag gone:1"}
+    assert found.keys() == expected
+    assert all(item["repairable"] for item in found.values())
+    assert check(ours, "--repair", status=0).keys() == expected
+    assert check(ours, status=0) == {}
+    assert ours("system", "check") == f"{ours.root}: sound\n"
+    assert (ours.root / "images/sha256" / image).is_dir()
+
+
+def test_what_is_lost_is_told_and_nothing_is_removed_for_it(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
+    shutil.move(one(ours.root / "blobs/sha256"), ours.root / "kept")
+    (found,) = check(ours, "--repair", status=1).values()
+    assert "cannot be saved" in found["what"]
+    config = one(ours.root / "images/sha256") / "config.json"
+    content = config.read_bytes()
+    config.write_text("{")
+    found = check(ours, "--repair", status=1)
+    assert any("cannot be read" in item["what"] for item in found.values())
+    assert one(ours.root / "layers/sha256").is_dir()
+    config.write_bytes(content)
+    shutil.rmtree(one(ours.root / "layers/sha256"))
+    found = check(ours, "--repair", status=1)
+    assert any("part of it is missing" in item["what"] for item in found.values())
+
+
+def test_a_damaged_upper_directory_is_told(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
+    (made,) = json.loads(ours("ps", "-a", "--json"))
+    upper = ours.root / "containers" / made["Id"] / "diff"
+    os.mknod(upper / "nothing", 0o020000, 0)
+    found = check(ours, status=1)
+    assert "stale-whiteout" in found["container one: nothing"]["what"]
+    check(ours, "--repair", status=0)
+    assert check(ours, status=0) == {}
+    assert not os.path.lexists(upper / "nothing")
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_is_sound_or_repaired(
+    ours: Ours, image: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each command dies at a random moment; whatever it was, a check repairs the rest, and all goes on."""
+    choices = random.Random(5)
+    ours.run("--name", "kept", "app:1", "sh", "-c", "echo kept >/data/kept")
+    commands: list[tuple[str, ...]] = [
+        ("image", "load", str(image), "--tag", "more:1"),
+        ("run", "--no-runtime", "--rm", "app:1", "sh", "-c", "rm -r /data; mkdir /data"),
+        ("run", "--no-runtime", "-d", "app:1", "sleep", "1000"),
+        ("commit", "kept", "made:1"),
+        ("image", "squash", "app:1", "flat:1"),
+        ("image", "rm", "made:1"),
+        ("system", "prune", "--force"),
+    ]
+    env = {**os.environ, "PYUNIONFS_ROOT": str(ours.root)}
+    for _ in range(100 if request.config.getoption("--long") else 14):
+        words = choices.choice(commands)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyunionfs", *words],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(choices.random() * 0.6)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        ours("system", "check", "--repair")
+        assert check(ours, status=0) == {}, words
+        for name in ours("ps", "-q").split():
+            ours("rm", "-f", name)
+        if "kept" not in [item["Name"] for item in json.loads(ours("ps", "-a", "--json"))]:
+            assert words[1] == "prune"
+            ours.run("--name", "kept", "app:1", "sh", "-c", "echo kept >/data/kept")
+        assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
+    assert not [point for point in mounts.mount_points() if point.is_relative_to(tmp_path)]
