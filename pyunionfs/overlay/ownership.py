@@ -8,6 +8,7 @@ overlayfs leaves this to idmapped mounts (mount_setattr(2), MOUNT_ATTR_IDMAP).
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,12 @@ def to_disk(shown: int, mappings: tuple[Mapping, ...]) -> int:
 class Ownership:
     """The rules of one union."""
 
-    def __init__(self, params: "Params", upper: Layer | None) -> None:
+    def __init__(self, params: "Params", layers: Sequence[Layer], upper: Layer | None) -> None:
         self._params = params
+        # Podman has the lower layers on mounts that map the ids, and tells of the mapping as well: it is for the
+        # upper directory, and for the layers of a kernel without such mounts.
+        lower = [layer for layer in layers if layer is not upper] if params.uidmapping or params.gidmapping else []
+        self._mapped_by_kernel = {layer for layer in lower if is_idmapped(layer.path)}
         root = params.squash_to_root
         self._squash_uid = params.squash_to_uid if params.squash_to_uid is not None else 0 if root else None
         self._squash_gid = params.squash_to_gid if params.squash_to_gid is not None else 0 if root else None
@@ -86,7 +91,10 @@ class Ownership:
         """Owner and mode as a layer means them."""
         name = backing.layer.override
         value = None if name is None or _cannot_hold(st, name) else backing.find_xattr(name)
-        return (_decode(value) if value is not None else None) or Owner.of(st)
+        kept = _decode(value) if value is not None else None
+        if kept is None and backing.layer in self._mapped_by_kernel:
+            return Owner(*self._on_disk(st.st_uid, st.st_gid), stat.S_IMODE(st.st_mode))
+        return kept or Owner.of(st)
 
     def shown(self, backing: Backing, st: os.stat_result) -> Owner:
         """Owner and mode as people see them."""
@@ -102,9 +110,13 @@ class Ownership:
 
     def meant(self, uid: int, gid: int) -> tuple[int, int]:
         """The ids for the layers that somebody means who sees those shown."""
-        uid = os.geteuid() if self._squash_uid is not None else to_disk(uid, self._params.uidmapping)
-        gid = os.getegid() if self._squash_gid is not None else to_disk(gid, self._params.gidmapping)
+        on_disk = self._on_disk(uid, gid)
+        uid = os.geteuid() if self._squash_uid is not None else on_disk[0]
+        gid = os.getegid() if self._squash_gid is not None else on_disk[1]
         return uid, gid
+
+    def _on_disk(self, uid: int, gid: int) -> tuple[int, int]:
+        return to_disk(uid, self._params.uidmapping), to_disk(gid, self._params.gidmapping)
 
     def give(self, upper: Backing, st: os.stat_result, owner: Owner) -> None:
         """Make an upper object belong to somebody; owner first, since chown(2) clears setuid."""
@@ -119,6 +131,19 @@ class Ownership:
             upper.chown(owner.uid, owner.gid)
         if not is_link and (stat.S_IMODE(st.st_mode) != owner.mode or owner.mode & 0o6000):
             upper.chmod(owner.mode)
+
+
+def is_idmapped(path: bytes) -> bool:
+    """Whether the mount that a path is on maps ids (since Linux 5.12; show_mnt_opts() in fs/proc_namespace.c)."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as info:
+            mount_id = next(line.split()[1] for line in info if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+    with open("/proc/self/mountinfo") as rows:
+        options = next((row.split()[5] for row in rows if row.split(None, 1)[0] == mount_id), "")
+    return "idmapped" in options.split(",")
 
 
 def read_override(root: Backing) -> str | None:

@@ -187,7 +187,7 @@ class Superblock:
                 layer.forget_uuid()
             if self.params.xattr_permissions:
                 layer.override = read_override(layer.root)
-        rules = Ownership(self.params, self.upper)
+        rules = Ownership(self.params, self.layers, self.upper)
         self.ownership = None if rules.plain and not self.params.xattr_permissions else rules
         self.name_max = max(os.fstatvfs(layer.root.fd).f_namemax for layer in self.layers)
 

@@ -15,6 +15,7 @@ from ordinary import as_a_person, owned_by_a_person
 from trees import Dir, File, build
 
 from pyunionfs import Overlay, Paths
+from pyunionfs.overlay import ownership
 from pyunionfs.vfs import Caller, SetAttr
 
 TREE = {
@@ -85,6 +86,24 @@ def test_mapped_ids_are_mapped_back(layers: Layers) -> None:
         os.chown(merged / "root", 110_004, 1000)
         assert owners(merged)["root"] == (110_004, 1000, "-rw-r--r--")
     assert owners(layers.upper)["root"] == (5, 0, "-rw-r--r--")
+
+
+def test_what_the_kernel_has_mapped_is_not_mapped_again(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As podman --uidmap has it for root: the lower layers are on mounts that map ids, the upper one is not."""
+    os.chown(layers.lower[0] / "one", 100_001, 100_002)
+    monkeypatch.setattr(ownership, "is_idmapped", lambda path: path == os.fsencode(layers.lower[0]))
+    options = {"uidmapping": ":0:100000:65536", "gidmapping": ":0:100000:65536"}
+    with Overlay(layers.lower, layers.upper, options=options) as overlay:
+        files = Paths(overlay)
+        assert (files.stat("one").uid, files.stat("one").gid) == (100_001, 100_002)
+        assert files.stat("root").uid == 165_534, "an id that the kernel has no mapping for: nobody, inside"
+        files.write_bytes("one", b"changed")
+        assert (files.stat("one").uid, files.stat("one").gid) == (100_001, 100_002)
+    assert owners(layers.upper)["one"][:2] == (1, 2)
+
+
+def test_no_mount_of_this_machine_maps_ids_unasked(layers: Layers) -> None:
+    assert not ownership.is_idmapped(os.fsencode(layers.lower[0]))
 
 
 @pytest.mark.parametrize("text", ["1:2", "a:b:c", "0:1:2:3", "-1:0:1", f"{1 << 32}:0:1"])
