@@ -45,6 +45,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
@@ -174,6 +175,17 @@ def pivot_root(new_root: bytes, put_old: bytes) -> None:
 def unshare(flags: int) -> None:
     """Leave namespaces that are shared with the parent: see unshare(2)."""
     _check(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """Join a namespace: see setns(2). ``os.setns`` is Python 3.12's."""
+    _check(_libc.setns(fd, kind))
+
+
+def in_user_namespace() -> bool:
+    """Whether this process is in another user namespace than that of the machine: see user_namespaces(7)."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
 
 
 def utimensat(

@@ -6,7 +6,7 @@ read-only paths are docker's defaults (moby oci/defaults.go, oci/caps/defaults.g
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _CAPABILITIES = [
 _SETS = ("bounding", "permitted", "effective")
 _MASKED = [f"/proc/{name}" for name in ("acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "scsi")]
 _READ_ONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
+_TTY = 5  # the group of terminals
 _ACCOUNT_SIZE = 1 << 20  # bytes of /etc/passwd and /etc/group that are read
 
 
@@ -87,6 +88,8 @@ def process_of(config: Config, options: Options, root: Path) -> Process:
 def bundle(config: Config, options: Options, root: Path, *, hostname: str, cgroup: str = "") -> dict[str, Any]:
     """The ``config.json`` of a bundle whose root is at ``root``. Raises OSError as :func:`process_of`."""
     process = process_of(config, options, root)
+    if not (_is_mapped(process.uid, "uid") and _is_mapped(process.gid, "gid")):
+        raise OSError(f"no user {process.uid}:{process.gid} here: /etc/subuid and /etc/subgid give you no such id")
     spaces = ["pid", "ipc", "uts", "mount"] + (["network"] if options.network == "none" else [])
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     linux_part: dict[str, Any] = {
@@ -95,6 +98,10 @@ def bundle(config: Config, options: Options, root: Path, *, hostname: str, cgrou
         "readonlyPaths": _READ_ONLY,
         "resources": {"memory": {"limit": options.memory}} if options.memory else {},
     }
+    if os.geteuid() != 0:  # for runc by hand; who runs it for us is root of a namespace already
+        linux_part["namespaces"].append({"type": "user"})
+        linux_part["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+        linux_part["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
     if cgroup:
         linux_part["cgroupsPath"] = cgroup
     return {
@@ -111,7 +118,7 @@ def bundle(config: Config, options: Options, root: Path, *, hostname: str, cgrou
         },
         "root": {"path": os.fspath(root), "readonly": options.read_only},
         "hostname": options.hostname or hostname,
-        "mounts": [*_MOUNTS, *map(_bind, options.volumes)],
+        "mounts": [*_mounts(options), *map(_bind, options.volumes)],
         "linux": linux_part,
     }
 
@@ -124,12 +131,33 @@ _MOUNTS = [
     _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
     _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
     _mount(
-        "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+        *("/dev/pts", "devpts", "devpts"),
+        *("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", f"gid={_TTY}"),
     ),
     _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
     _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
     _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
 ]
+
+
+def _mounts(options: Options) -> Iterator[dict[str, Any]]:
+    """The usual ones; of an ordinary user, without what the kernel would refuse."""
+    confined = os.geteuid() != 0 or linux.in_user_namespace()
+    for item in _MOUNTS:
+        if confined and item["type"] == "devpts" and not _is_mapped(_TTY, "gid"):
+            yield {**item, "options": [option for option in item["options"] if option != f"gid={_TTY}"]}
+        elif confined and item["type"] == "sysfs" and options.network == "host":  # which is not ours
+            yield _mount("/sys", "bind", "/sys", "rbind", "nosuid", "noexec", "nodev", "ro")
+        else:
+            yield item
+
+
+def _is_mapped(number: int, kind: str) -> bool:
+    """Whether a "uid" or "gid" of the container is one at all, as far as this process is in its namespace."""
+    if os.geteuid() != 0:
+        return number == 0
+    rows = [list(map(int, line.split())) for line in Path(f"/proc/self/{kind}_map").read_text().splitlines()]
+    return any(first <= number < first + count for first, _, count in rows)
 
 
 def _volume(text: str) -> tuple[str, str, bool]:

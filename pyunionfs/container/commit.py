@@ -25,7 +25,7 @@ from ..image.source import Member
 from ..image.store import Store
 from ..overlay.marks import USER
 from ..vfs import ROOT
-from ..views.compare import compare, view
+from ..views.compare import compare, options_of, view
 from ..views.union import Union
 from .changes import changes
 from .instructions import apply
@@ -132,7 +132,9 @@ def _add(
 
 def union_over(store: Store, image: Image, upper: Path) -> Union:
     """The union of an image's layers and an upper directory."""
-    return Union([str(path) for path in image.lowerdirs], str(upper), store.marks is USER)
+    return Union(
+        [str(path) for path in image.lowerdirs], str(upper), store.marks is USER, options=options_of(store)
+    )
 
 
 def _kept(diff_id: str) -> ArchivedLayer:

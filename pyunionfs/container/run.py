@@ -4,6 +4,7 @@ The process that runs a container stays with it until its end, as containerd's s
 with ``detach`` in the background.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,9 @@ from ..image.errors import ImageError
 from ..image.images import Image
 from ..image.store import Store
 from ..image.workspace import to_json, write_atomically
+from ..overlay.marks import USER
 from ..transport import mount
+from . import rootless
 from .bundle import Options, bundle
 from .containers import Container, Containers
 
@@ -87,6 +90,8 @@ class Runner:
     def _run(self, container: Container, report: int | None) -> int:
         with self.containers.running(container):
             self.clear(container)
+            if rootless.is_needed():
+                rootless.enter()
             with self._mounted(container) as root:
                 image = self.store.image(container.image)
                 table = bundle(image.config, Options(**container.options), root, hostname=container.short_id)
@@ -144,7 +149,10 @@ class Runner:
         merged = container.path("merged")
         command = [sys.executable, "-P", "-m", "pyunionfs", "mount", "--root", str(self.store.root)]
         command += ["--image", container.image, "--upper", str(container.path("diff"))]
-        command += ["--work", str(container.path("work")), str(merged)]
+        command += ["--work", str(container.path("work"))]
+        if self.store.marks is USER:  # then it may be that owners are, too
+            command += ["-o", "xattr_permissions=2"]
+        command.append(str(merged))
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(done.stderr.strip().removeprefix("pyunionfs: "))
@@ -155,27 +163,66 @@ class Runner:
 
     def clear(self, container: Container) -> None:
         """Take away what a runner that was killed has left: processes and the mount."""
-        if container.runtime:
-            subprocess.run([*self._runtime(container), "delete", "--force", container.id], capture_output=True)
-        _unmount(container.path("merged"))
+        merged = container.path("merged")
+        serving = rootless.daemons_of(merged) if rootless.is_needed() else []
+
+        def delete() -> int:
+            words = [*self._runtime(container), "delete", "--force", container.id]
+            return subprocess.run(words, capture_output=True).returncode
+
+        if container.runtime and serving:
+            rootless.inside(serving[0], delete)
+        elif container.runtime:
+            delete()
+        if serving:
+            rootless.end_daemons(merged)
+        _unmount(merged)
 
     # -- what is done to one that runs
 
     def kill(self, container: Container, number: int) -> None:
         """Send a signal to its first process. Raises OSError if it does not run."""
-        os.kill(self._pid(container), number)
+        pid = self._pid(container)
+
+        def send() -> int:
+            os.kill(pid, number)
+            return 0
+
+        if not rootless.is_needed():
+            send()
+        elif rootless.inside(pid, send):  # where it may be another user
+            raise OSError(f"container {container.name} cannot be sent a signal")
 
     def exec(self, container: Container, args: Sequence[str], *, env: Sequence[str], terminal: bool) -> int:
         """Run one more command in a container; returns its exit code. Raises OSError if it does not run."""
         pid = self._pid(container)
+        command, environ = self._exec_command(container, pid, args, env, terminal=terminal)
+
+        def execute() -> int:
+            return subprocess.run(command, env=environ).returncode
+
+        return rootless.inside(pid, execute) if rootless.is_needed() else execute()
+
+    def _exec_command(
+        self, container: Container, pid: int, args: Sequence[str], env: Sequence[str], *, terminal: bool
+    ) -> tuple[list[str], dict[str, str] | None]:
         if container.runtime:
             words = ["exec", *(["-t"] if terminal else []), *(word for item in env for word in ("-e", item))]
-            return subprocess.run([*self._runtime(container), *words, container.id, *args]).returncode
-        enter = f"nsenter -t {pid} -m -u -i -p -r -w".split() + ([] if _shares_net(pid) else ["-n"])
-        return subprocess.run([*enter, "env", *env, *args]).returncode
+            return [*self._runtime(container), *words, container.id, *args], None
+        process = json.loads((container.path("bundle") / "config.json").read_bytes())["process"]
+        environ = dict(item.partition("=")[::2] for item in [*process["env"], *env])
+        uid, gid = process["user"]["uid"], process["user"]["gid"]
+        user = ["-S", f"{uid}", "-G", f"{gid}"] if uid or gid else []
+        spaces = ["-m", "-u", "-i", "-p", "-r", "-w", *([] if _shares_net(pid) else ["-n"])]
+        return [shutil.which("nsenter") or "nsenter", "-t", f"{pid}", *spaces, *user, *args], environ
 
     def processes(self, container: Container) -> list[int]:
-        """The processes in its PID namespace, as the host sees them. Raises OSError if it does not run."""
+        """The processes in its PID namespace, as the host sees them. Raises OSError if it does not run.
+
+        An ordinary user's process is afterwards in the container's user namespace: only there it may look.
+        """
+        if rootless.is_needed():
+            rootless.join(self._pid(container))
         space = os.readlink(f"/proc/{self._pid(container)}/ns/pid")
         found = []
         for directory in Path("/proc").glob("[0-9]*"):
@@ -200,6 +247,8 @@ class Runner:
     def create(self, image: Image, name: str, reference: str, runtime: str, options: Options) -> Container:
         """Make a container of an image, which is not removed while there is one. Raises ImageError, OSError."""
         options.check()
+        if options.memory and not runtime:
+            raise OSError("a limit of memory is set by a runtime: --memory excludes --no-runtime")
         with self.store.keeping(image):
             return self.containers.create(
                 name=name, image=image.id, image_name=reference, runtime=runtime, options=asdict(options)

@@ -123,7 +123,12 @@ def _target(root: str, item: dict[str, Any]) -> bytes:
 def _make_devices(where: str) -> None:
     old = os.umask(0)
     for name, (major, minor) in _DEVICES.items():
-        os.mknod(f"{where}/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        path = f"{where}/{name}"
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        except PermissionError:  # in a user namespace: those of the machine, then
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+            linux.mount(f"/dev/{name}".encode(), path.encode(), b"", linux.MS_BIND, b"")
     for name, target in _LINKS.items():
         os.symlink(target, f"{where}/{name}")
     os.umask(old)
@@ -134,7 +139,8 @@ def _execute(process: dict[str, Any]) -> None:
     os.makedirs(process["cwd"], exist_ok=True)
     os.chdir(process["cwd"])
     user = process["user"]
-    os.setgroups(user["additionalGids"])
+    if user["additionalGids"] or Path("/proc/self/setgroups").read_text() != "deny\n":
+        os.setgroups(user["additionalGids"])
     os.setgid(user["gid"])
     os.setuid(user["uid"])
     linux.die_with_parent()

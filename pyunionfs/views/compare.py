@@ -6,7 +6,7 @@ or as one. Objects that both unions have of the same layer are not looked at mor
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -35,6 +35,11 @@ def compare(old: Overlay | None, new: Overlay) -> Iterator[Difference]:
     yield from _Pair(old, new).directory(b"", ROOT if old is not None else None, ROOT)
 
 
+def options_of(store: Store) -> Mapping[str, str]:
+    """How the layers of a store are to be looked at: an ordinary user's have owners and modes in xattrs."""
+    return {"xattr_permissions": "2"} if store.marks is USER else {}
+
+
 @contextmanager
 def view(store: Store, layers: Sequence[Layer]) -> Iterator[Overlay | None]:
     """What some layers of a store show, base first; None if there are none."""
@@ -42,7 +47,7 @@ def view(store: Store, layers: Sequence[Layer]) -> Iterator[Overlay | None]:
         yield None
         return
     paths = [str(layer.path) for layer in reversed(lowerdirs(layers))]
-    with Union(paths, None, store.marks is USER).open() as overlay:
+    with Union(paths, None, store.marks is USER, options=options_of(store)).open() as overlay:
         yield overlay
 
 

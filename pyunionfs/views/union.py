@@ -12,7 +12,7 @@ from typing import Any
 
 from ..overlay.fs import Overlay
 
-_OF_LOOKUP = ("redirect_dir", "metacopy", "verity", "posix")
+_OF_LOOKUP = ("redirect_dir", "metacopy", "verity", "posix", "xattr_permissions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def ours(
         pytest.skip(f"{request.param} is not installed")
     made = Ours(tmp_path / "store", request.param)
     made("image", "load", image)
-    tried = made.attempt("run", "--rm", *made._runtime, "app:1", "/bin/echo")
+    tried = made.attempt("run", "--rm", *made.runtime, "app:1", "/bin/echo")
     if request.param != "none" and tried.returncode:
         pytest.skip(f"{request.param} does not run here: {tried.stderr.splitlines()[0]}")
     yield made

@@ -15,7 +15,7 @@ class Ours:
 
     def __init__(self, root: Path, runtime: str) -> None:
         self.root = root
-        self._runtime = ["--no-runtime"] if runtime == "none" else ["--runtime", runtime]
+        self.runtime = ["--no-runtime"] if runtime == "none" else ["--runtime", runtime]
 
     def __call__(self, *words: str | Path, status: int = 0, **more: Any) -> str:
         done = self.attempt(*words, **more)
@@ -28,7 +28,7 @@ class Ours:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60, **more)
 
     def run(self, *words: str | Path, **more: Any) -> str:
-        return self("run", *self._runtime, *words, **more)
+        return self("run", *self.runtime, *words, **more)
 
     def inspect(self, name: str) -> Any:
         return json.loads(self("inspect", name))[0]

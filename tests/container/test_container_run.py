@@ -107,6 +107,21 @@ def test_a_runner_that_is_killed_leaves_nothing_that_cannot_be_taken_away(ours: 
     assert not os.path.exists(f"/proc/{pid}") or ours.inspect("one")["State"]["Pid"] != pid
 
 
+def test_memory_is_limited_by_a_runtime(ours: Ours) -> None:
+    words = ("-d", "--name", "one", "--memory", "64m", "app:1", "sleep", "1000")
+    if "--no-runtime" in ours.runtime:
+        assert "set by a runtime" in ours.attempt("run", *ours.runtime, *words).stderr
+        return
+    ours.run(*words)
+    lines = Path(f"/proc/{ours.inspect('one')['State']['Pid']}/cgroup").read_text().splitlines()
+    groups = {controller: path for _, controller, path in (line.split(":", 2) for line in lines)}
+    if "memory" in groups:  # version 1
+        limit = Path("/sys/fs/cgroup/memory" + groups["memory"]) / "memory.limit_in_bytes"
+    else:
+        limit = Path("/sys/fs/cgroup" + groups[""]) / "memory.max"
+    assert int(limit.read_text()) == 64 << 20
+
+
 def test_a_commit_is_an_image(ours: Ours) -> None:
     ours.run("--name", "one", "app:1", "sh", "-c", "echo new >/data/new; rm /data/old")
     assert "A /data/new" in ours("diff", "one")
