@@ -6,6 +6,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+from namespaces import MountNamespace
+
 USER = 4321  # of no name on the machine itself
 FIRST_SUBORDINATE = 100_000
 _IDS = f"person:{FIRST_SUBORDINATE}:65536\n"
@@ -25,7 +27,7 @@ class Person:
             "XDG_RUNTIME_DIR": str(self.home / "run"),
             "TMPDIR": str(self.home),
         }
-        self._holder = _namespace()
+        self._namespace = MountNamespace()
         try:
             self._settle(place, _IDS if subordinate else "")
         except BaseException:
@@ -50,16 +52,12 @@ class Person:
             self._bind(place / name, f"/etc/{name}")
 
     def _bind(self, path: Path, target: str) -> None:
-        subprocess.run([*self._enter, "mount", "--bind", path, target], check=True)
-
-    @property
-    def _enter(self) -> list[str]:
-        return ["nsenter", "-m", "-t", f"{self._holder.pid}"]
+        subprocess.run([*self._namespace.enter, "mount", "--bind", path, target], check=True)
 
     def attempt(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         somebody = ["setpriv", "--reuid", f"{USER}", "--regid", f"{USER}", "--init-groups"]
         # nsenter's own --wd would leave the working directory in the other namespace.
-        command = [*self._enter, "env", f"--chdir={self.home}", *somebody, *words]
+        command = [*self._namespace.enter, "env", f"--chdir={self.home}", *somebody, *words]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=120)
 
     def __call__(self, *words: str | Path, status: int = 0) -> str:
@@ -83,15 +81,4 @@ class Person:
         """End everything that this user runs."""
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
-        self._holder.kill()
-        self._holder.wait()
-
-
-def _namespace() -> "subprocess.Popen[bytes]":
-    """A process that holds a mount namespace; it has left that of the machine, which nothing must be mounted in."""
-    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec sleep infinity"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.read(1) == b"\n"
-    process.stdout.close()
-    return process
+        self._namespace.end()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from typing import Any
 class Ours:
     """The commands, on a store of their own, with one image: ``app:1``."""
 
-    def __init__(self, root: Path, runtime: str) -> None:
+    def __init__(self, root: Path, runtime: str, enter: Sequence[str] = ()) -> None:
         self.root = root
+        self._enter = enter
         self.runtime = ["--no-runtime"] if runtime == "none" else ["--runtime", runtime]
 
     def __call__(self, *words: str | Path, status: int = 0, **more: Any) -> str:
@@ -24,7 +26,7 @@ class Ours:
 
     def attempt(self, *words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYUNIONFS_ROOT": str(self.root)}
-        command = [sys.executable, "-m", "pyunionfs", *map(str, words)]
+        command = [*self._enter, sys.executable, "-m", "pyunionfs", *map(str, words)]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60, **more)
 
     def run(self, *words: str | Path, **more: Any) -> str:

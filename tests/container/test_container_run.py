@@ -144,7 +144,7 @@ def test_a_symlink_of_the_image_does_not_lead_a_mount_out_of_it(ours: Ours, tmp_
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "file").touch()
-    tried = ours.attempt("run", *ours._runtime, "--rm", "-v", f"{shared}:/out/deep", "bad:1", "ls", "/")
+    tried = ours.attempt("run", *ours.runtime, "--rm", "-v", f"{shared}:/out/deep", "bad:1", "ls", "/")
     assert os.listdir(outside) == []
     assert "Traceback" not in tried.stderr
 
@@ -162,7 +162,7 @@ def test_a_symlink_of_the_image_does_not_lead_a_mount_out_of_it(ours: Ours, tmp_
 )
 def test_what_cannot_be_run_is_one_line(ours: Ours, words: list[str], said: str) -> None:
     ours.run("--name", "one", "app:1", "/bin/echo")
-    failed = ours.attempt("run", *ours._runtime, *words)
+    failed = ours.attempt("run", *ours.runtime, *words)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert said in failed.stderr
     assert failed.stderr.count("\n") == 1
@@ -170,7 +170,7 @@ def test_what_cannot_be_run_is_one_line(ours: Ours, words: list[str], said: str)
 
 
 def test_a_bundle_is_run_by_hand(ours: Ours, tmp_path: Path) -> None:
-    if "runc" not in ours._runtime:
+    if "runc" not in ours.runtime:
         pytest.skip("by runc")
     told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", "echo by hand; echo x >/data/new")
     for line in told.splitlines():
