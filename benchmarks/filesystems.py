@@ -63,12 +63,8 @@ def _fuse_overlayfs(layers: Layers, extra: str) -> list[str]:
 
 
 def _pyunionfs(layers: Layers, extra: str) -> list[str]:
-    return [
-        *(_program(), "mount", "--lower", ":".join(map(str, layers.lower))),
-        *("--upper", str(layers.upper), "--work", str(layers.work)),
-        *(["-o", extra] if extra else []),
-        str(layers.merged),
-    ]
+    """As mount(8) and container tools call it, who wait for it."""
+    return [_program(), "overlay", str(layers.merged), "-o", layers.options(extra)]
 
 
 def _unionfs_fuse(layers: Layers, extra: str) -> list[str]:
