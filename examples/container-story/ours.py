@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from telling import Story, expect, told_in_a_place_of_its_own
+from with_containerd import containerd
 
 PIDS = r"\b\d{3,}(?= \d)"
 
@@ -148,6 +149,7 @@ def main() -> None:
             namespaces(story)
             kill(story)
             by_hand(story, home)
+            containerd(story, home, 9)
         finally:
             names = subprocess.run(["pyunionfs", "ps", "-aq"], capture_output=True, text=True).stdout.split()
             subprocess.run(["pyunionfs", "rm", "-f", *names], capture_output=True)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ APPLETS = (
     "readlink",
     "pwd",
 )
+_ATTEMPTS = 30
 
 
 class Story:
@@ -52,12 +53,23 @@ class Story:
     def tell(self, text: str) -> None:
         print("\n".join(line.strip() for line in text.strip().splitlines()) + "\n")
 
-    def run(self, command: str, *, fails: bool = False, hide: str = "") -> str:
+    def run(
+        self,
+        command: str,
+        *,
+        fails: bool = False,
+        hide: str = "",
+        again: Sequence[str] = (),
+        between: str = "true",
+    ) -> str:
         """Type a command and show what it prints; ``hide`` is a pattern whose matches are shown as a number of
-        their own. Ends the story if the command fails where it should not, or the other way round."""
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self._home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        their own. One that fails with some of the words of ``again`` is typed again, after ``between``. Ends the
+        story if the command fails where it should not, or the other way round."""
+        for _ in range(_ATTEMPTS):
+            done = self._type(command)
+            if not (done.returncode and any(words in done.stdout for words in again)):
+                break
+            self._type(between)
         if (done.returncode != 0) != fails:
             sys.exit(f"the story has failed: {command!r} ended with {done.returncode}\n{done.stdout}")
         shown = done.stdout.rstrip("\n")
@@ -65,6 +77,10 @@ class Story:
             shown = re.sub(hide, "4711", shown)
         print(f"```console\n$ {self._same(command)}\n{self._same(shown)}".rstrip("\n") + "\n```\n", flush=True)
         return done.stdout
+
+    def _type(self, command: str) -> "subprocess.CompletedProcess[str]":
+        words = ["bash", "-c", command]
+        return subprocess.run(words, cwd=self._home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def _same(self, text: str) -> str:
         for rule, same in self._rules:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from telling import Story, expect, told_in_a_place_of_its_own
+from with_containerd import containerd
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def containers(story: Story) -> None:
     story.run("docker run --network none --rm app:1 cat /greeting", fails=True)
 
     story.chapter("2. What a container has changed")
-    story.run("docker diff one")
+    story.run("docker diff one | sort -k2")
     upper = asked("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "one")
     story.run(f"cd {upper} && find . ! -type d -printf '%M %p\\n' | grep -v etc/[hmr] | sort -k2")
     expect(Path(upper, "etc/old").is_char_device(), "there should be a whiteout")
@@ -115,7 +116,11 @@ def unions(story: Story) -> None:
 
 
 def processes(story: Story) -> None:
-    story.chapter("6. Namespaces")
+    story.chapter("6. Namespaces: what a process sees of the machine")
+    story.tell("A mount that is made in another mount namespace is not there for anybody else.")
+    story.run("mkdir a b && touch a/seen && unshare -m sh -c 'mount --bind a b; ls b'; echo; ls b")
+    story.tell("The container has namespaces of its own: for the hostname, processes and the network.")
+    story.run("hostname > host; docker exec two hostname | diff -q - host", fails=True)
     story.run("docker exec two ps | head -2")
     story.run("docker exec two ip -o link | cut -d: -f2")
     os.environ["PID"] = asked("inspect", "-f", "{{.State.Pid}}", "two")
@@ -131,6 +136,26 @@ def processes(story: Story) -> None:
     story.run("docker start two && docker exec two cat /etc/motd")
 
 
+def by_hand(story: Story) -> None:
+    story.chapter("8. The same by hand: a union, and runc")
+    story.tell("""
+        For a container docker mounts a union of its layers, and gives runc a `config.json`. Here are the layers of
+        container two, without what it has changed.
+    """)
+    story.run("mkdir -p bundle/rootfs")
+    story.run(
+        "fuse-overlayfs -o lowerdir=$(docker inspect -f '{{.GraphDriver.Data.LowerDir}}' two) bundle/rootfs "
+        "&& cat bundle/rootfs/etc/motd"
+    )
+    story.run("cd bundle && runc spec && grep -A12 namespaces config.json")
+    story.run("""cd bundle && python3 -c "
+import json
+config = json.load(open('config.json'))
+config['process'].update(terminal=False, args=['cat', '/greeting'], rlimits=[])
+json.dump(config, open('config.json', 'w'))" """)
+    story.run("runc run --bundle bundle by-hand; umount bundle/rootfs")
+
+
 def main() -> None:
     with told_in_a_place_of_its_own() as home, dockerd(home):
         story = Story(home)
@@ -144,6 +169,8 @@ def main() -> None:
         images(story)
         unions(story)
         processes(story)
+        by_hand(story)
+        containerd(story, home, 9)
 
 
 if __name__ == "__main__":
