@@ -37,6 +37,18 @@ def changed_by_us(place: Path, archive: Path) -> Path:
     return place / "ours.tar"
 
 
+def changed_in_a_container_of_ours(place: Path, archive: Path) -> Path:
+    """Load, run, commit, save: an archive of ``img:2``."""
+    ours = Ours(place)
+    ours("image", "load", archive)
+    script = f"{CHANGES}; busybox chown 12:34 /data/new; busybox chmod 4750 /data/new"
+    ours("run", "--name", "one", "img:1", "/bin/busybox", "sh", "-c", script)
+    ours("commit", "-m", "changed by us", "-c", 'CMD ["/bin/ls"]', "one", "img:2")
+    ours("image", "save", "img:2", "-o", place / "ours.tar")
+    ours("rm", "one")
+    return place / "ours.tar"
+
+
 LOOK = f"{SHOW}; busybox stat -c '%u %g %a' /data/new; busybox wc -c </data/new"
 LOOKED = f"{CHANGED}12 34 4750\n4\n"
 
@@ -61,6 +73,21 @@ def test_an_image_of_docker_goes_round(docker: Docker, place: Path, storage: Sto
     docker("save", "-o", place / "again.tar", "img:2")
     image = json.loads(Ours(place)("image", "load", "--json", place / "again.tar"))
     assert [item["Id"] for item in image] == [docker("inspect", "-f", "{{.Id}}", "img:2").strip()]
+
+
+@pytest.mark.timeout(300, method="signal")
+def test_what_our_container_has_changed_goes_round(docker: Docker, place: Path, storage: Storage) -> None:
+    """docker save, our load, run, commit and save; docker and podman run it, and we what they save of it."""
+    docker("save", "-o", place / "docker.tar", "img:1")
+    archive = changed_in_a_container_of_ours(place, place / "docker.tar")
+    docker("load", "-i", archive)
+    assert docker.run("--rm", "img:2", "/bin/busybox", "sh", "-c", LOOK) == LOOKED
+    storage.podman("load", "-q", "-i", archive)
+    storage.podman("save", "-q", "-o", place / "podman.tar", "docker.io/library/img:2")
+    ours = Ours(place)
+    ours("image", "rm", "img:2")
+    ours("image", "load", place / "podman.tar")
+    assert ours("run", "--rm", "img:2", "/bin/busybox", "sh", "-c", LOOK) == LOOKED
 
 
 @pytest.mark.timeout(300, method="signal")

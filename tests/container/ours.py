@@ -2,13 +2,18 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_PATIENCE = 30.0  # seconds
 
 
 class Ours:
@@ -32,6 +37,22 @@ class Ours:
     def run(self, *words: str | Path, **more: Any) -> str:
         return self("run", *self.runtime, *words, **more)
 
+    @contextmanager
+    def terminal(self, *words: str) -> Iterator["Terminal"]:
+        """A command that is run at a terminal of its own."""
+        ours, theirs = pty.openpty()
+        command = [*self._enter, "setsid", "-c", sys.executable, "-m", "pyunionfs", *words]
+        env = {**os.environ, "PYUNIONFS_ROOT": str(self.root)}
+        with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            made = Terminal(ours)
+            try:
+                yield made
+                made.status = process.wait(_PATIENCE)
+            finally:
+                process.kill()
+                os.close(ours)
+
     def inspect(self, name: str) -> Any:
         return json.loads(self("inspect", name))[0]
 
@@ -53,3 +74,21 @@ class Ours:
         except OSError:
             return False
         return b"\0run\0" in words and b"\0-d\0" in words and str(self.root).encode() in environ
+
+
+class Terminal:
+    """The other end of a terminal."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.status: int | None = None
+
+    def types(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def until(self, words: bytes) -> None:
+        """Read until something is said."""
+        said, deadline = b"", time.monotonic() + _PATIENCE
+        while words not in said:
+            assert select.select([self._fd], [], [], deadline - time.monotonic())[0], said
+            said += os.read(self._fd, 4096)

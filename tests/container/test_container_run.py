@@ -107,6 +107,18 @@ def test_a_runner_that_is_killed_leaves_nothing_that_cannot_be_taken_away(ours: 
     assert not os.path.exists(f"/proc/{pid}") or ours.inspect("one")["State"]["Pid"] != pid
 
 
+def test_somebody_types_at_a_terminal(ours: Ours) -> None:
+    with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh") as terminal:
+        terminal.types("echo $((40 + 2)) is said; sleep 1000\n")
+        terminal.until(b"42 is said")
+        terminal.types("\x03")  # Ctrl-C, for the sleep
+        terminal.types("echo $((40 + 3)) is said\n")
+        terminal.until(b"43 is said")
+        terminal.types("exit 7\n")
+    assert terminal.status == 7
+    assert ours("ps", "-aq") == ""
+
+
 def test_memory_is_limited_by_a_runtime(ours: Ours) -> None:
     words = ("-d", "--name", "one", "--memory", "64m", "app:1", "sleep", "1000")
     if "--no-runtime" in ours.runtime:

@@ -14,6 +14,7 @@ from typing import Any
 import mounts
 import pytest
 from ours import Ours
+from processes import in_processes
 
 pytestmark = pytest.mark.parametrize("ours", ["none"], indirect=True)
 
@@ -135,6 +136,33 @@ def test_a_damaged_upper_directory_is_told(ours: Ours) -> None:
     check(ours, "--repair", status=0)
     assert check(ours, status=0) == {}
     assert not os.path.lexists(upper / "nothing")
+
+
+def test_commands_at_once_do_not_meet(ours: Ours, image: Path, request: pytest.FixtureRequest) -> None:
+    """Each may be refused, in one line, and none leaves anything that is wrong."""
+    turns = 30 if request.config.getoption("--long") else 3
+    loops: list[list[tuple[str, ...]]] = [
+        [("run", "--no-runtime", "--rm", "app:1", "cat", "/data/old")],
+        [("run", "--no-runtime", "--name", "made", "app:1", "rm", "/data/old"), ("rm", "made")],
+        [("run", "--no-runtime", "--name", "same", "app:1", "rm", "/data/old"), ("commit", "same", "app:2")],
+        [("image", "load", str(image), "--tag", "again:1"), ("image", "squash", "again:1", "flat:1")],
+        [("image", "rm", "flat:1"), ("system", "prune", "--force"), ("system", "df")],
+        [("image", "rm", "again:1"), ("image", "verify"), ("ps", "-a"), ("image", "ls")],
+    ]
+
+    def work(number: int) -> None:
+        for _ in range(turns):
+            for words in loops[number]:
+                done = ours.attempt(*words)
+                said = done.stderr.strip().splitlines()
+                assert done.returncode in (0, 1), (words, done.stderr)
+                assert not any("Traceback" in line for line in said), (words, done.stderr)
+                assert done.returncode == 0 or len(said) <= 2, (words, done.stderr)
+
+    in_processes(len(loops), work, seconds=240)
+    assert check(ours, status=0) == {}
+    ours("image", "load", image)
+    assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
 
 
 @pytest.mark.slow
