@@ -67,6 +67,7 @@ class DirEntry(NamedTuple):
     name: bytes
     type: int  # the S_IFMT bits of its mode
     position: int  # where the listing goes on after it; greater than :data:`FIRST`
+    st_ino: int = 0  # 0: only a look-up tells
 
 
 FIRST = 2
@@ -220,8 +221,11 @@ class Operations(Protocol):
         A position is of a name, not of an opening: it means the same after other names came and went.
         """
 
-    def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
-        """As :meth:`readdir`, with the attributes of each name; None where they cannot be had."""
+    def readdirplus(
+        self, ino: Ino, after: int, count: int, *, bare: bool = False
+    ) -> Sequence[tuple[DirEntry, Attr | None]]:
+        """As :meth:`readdir`, with the attributes of each name; None where they cannot be had. With ``bare`` only
+        of those whose number is not known without."""
 
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""

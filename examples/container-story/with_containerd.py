@@ -60,8 +60,15 @@ def containerd(story: Story, home: Path, number: int) -> None:
     os.environ["CONTAINERD_ADDRESS"] = str(home / "containerd.sock")
     os.environ["CONTAINERD_SNAPSHOTTER"] = "pyunionfs"
     story.run("cat containerd.toml")
-    serve = ["pyunionfs", "snapshotter", "--address", home / "snapshots.sock", "--root", home / "snapshots"]
-    run = ["containerd", "-c", home / "containerd.toml", "-a", os.environ["CONTAINERD_ADDRESS"]]
+    serve: list[str | Path] = [
+        "pyunionfs",
+        "snapshotter",
+        "--address",
+        home / "snapshots.sock",
+        "--root",
+        home / "snapshots",
+    ]
+    run: list[str | Path] = ["containerd", "-c", home / "containerd.toml", "-a", os.environ["CONTAINERD_ADDRESS"]]
     run += ["--root", home / "containerd", "--state", home / "containerd-state"]
     with ExitStack() as stack:
         stack.enter_context(daemon(serve, home / "snapshotter.log", "answering"))

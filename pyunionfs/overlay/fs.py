@@ -183,11 +183,16 @@ class Overlay:
         above = sum(backing.layer.index < first for backing in directories_of(directory))
         readdir.note_probes(self.sb, directory, above)
 
-    def readdirplus(self, ino: Ino, after: int, count: int) -> Sequence[tuple[DirEntry, Attr | None]]:
+    def readdirplus(
+        self, ino: Ino, after: int, count: int, *, bare: bool = False
+    ) -> Sequence[tuple[DirEntry, Attr | None]]:
         with self.sb.lock:
             directory = self.sb.table[ino]
             found: list[tuple[DirEntry, Attr | None]] = []
             for entry in self.readdir(ino, after, count):
+                if bare and entry.st_ino:
+                    found.append((entry, None))
+                    continue
                 try:
                     child = look(self.sb, directory, entry.name)
                     if child is not None:  # or gone behind our back, or another filesystem is mounted there

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from . import marks, merge
 from .inode import Inode, map_ino
 from .layer import Backing
-from .listing import LAYER_SHIFT
+from .listing import LAYER_SHIFT, LAYERS
 from .merge import Kind
 from .super import Superblock
 
@@ -225,7 +225,7 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         in_listing = parent.listing.names.get(name)
         if in_listing is None and len(name) <= sb.name_max:
             return None
-        first = (in_listing or 0) >> LAYER_SHIFT
+        first = (in_listing or 0) >> LAYER_SHIFT & LAYERS
     check_name(name)
     if sb.params.dialects and marks.Dialect.is_mark(name):
         return None

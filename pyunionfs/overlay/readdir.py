@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from ..vfs import DirEntry
 from . import marks, merge
-from .inode import Inode
+from .inode import Inode, map_ino
 from .layer import Backing
-from .listing import LAYER_SHIFT, Listing
+from .listing import INO_SHIFT, LAYER_SHIFT, Listing
 from .lookup import directories_of
 from .super import Superblock
 
@@ -33,7 +33,9 @@ def _read(sb: Superblock, inode: Inode) -> dict[bytes, int]:
 
 def _with_layer(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[bytes, int, bool]]:
     layer = directory.layer.index << LAYER_SHIFT
-    return ((name, kind | layer, hidden) for name, kind, hidden in entries(sb, inode, directory))
+    change = map_ino(directory, 0) << INO_SHIFT
+    for name, kind, hidden in entries(sb, inode, directory):
+        yield name, (kind ^ change if kind >> INO_SHIFT else kind) | layer, hidden
 
 
 def readdir(sb: Superblock, inode: Inode, start: int = 0, count: int | None = None) -> list[DirEntry]:
@@ -56,7 +58,10 @@ def note_probes(sb: Superblock, inode: Inode, in_vain: int) -> None:
 
 
 def entries(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[bytes, int, bool]]:
-    """What one layer has in a directory: ``(name, type, is_whiteout)``."""
+    """What one layer has in a directory: ``(name, type, is_whiteout)``. Above the type's bits stands the number of
+    the layer's object, where the union shows that (as ovl_cache_update: neither of a directory, nor of a copy).
+    """
+    shown = not inode.impure if directory.layer is sb.upper else sb.index is None
     for entry in directory.scan():
         if sb.params.dialects and marks.Dialect.is_mark(entry.name):
             if name := marks.Dialect.hidden_by(entry.name):
@@ -64,10 +69,10 @@ def entries(sb: Superblock, inode: Inode, directory: Backing) -> Iterator[tuple[
         elif entry.is_dir(follow_symlinks=False):
             yield entry.name, stat.S_IFDIR, False
         elif entry.is_symlink():
-            yield entry.name, stat.S_IFLNK, False
+            yield entry.name, stat.S_IFLNK | (entry.inode() << INO_SHIFT if shown else 0), False
         elif entry.is_file(follow_symlinks=False):
             hidden = inode.xattr_whiteouts and _is_xattr_whiteout(sb, directory.child(entry.name))
-            yield entry.name, stat.S_IFREG, hidden
+            yield entry.name, stat.S_IFREG | (entry.inode() << INO_SHIFT if shown else 0), hidden
         else:
             st = directory.child(entry.name).stat()
             yield entry.name, stat.S_IFMT(st.st_mode), marks.is_whiteout_device(st.st_mode, st.st_rdev)

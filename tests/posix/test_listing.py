@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filesystems import Filesystem
-from trees import Fifo, Symlink
+from trees import Fifo, HardLink, Symlink
 
 given = pytest.mark.tree
 
@@ -81,6 +81,35 @@ def test_d_ino_equals_st_ino_after_changes(fs: Filesystem) -> None:
         with os.scandir(directory) as entries:
             for entry in entries:
                 assert entry.inode() == os.lstat(entry.path).st_ino, entry.path
+
+
+@given({"many": MANY | {"symlink": Symlink("x"), "sub": {}}})
+@pytest.mark.parametrize("looked_up", [False, True])
+def test_d_ino_equals_st_ino_in_a_long_directory(fs: Filesystem, looked_up: bool) -> None:
+    """Also of the names that nobody has looked up, and of those that somebody does in the middle of the listing."""
+    many = fs.path / "many"
+    for number in range(0, 1000, 50):
+        with open(many / f"entry{number:04}", "a") as file:
+            file.write("y")
+        os.rename(many / f"entry{number + 1:04}", many / f"moved{number}")
+        os.unlink(many / f"entry{number + 2:04}")
+        (many / f"new{number}").touch()
+        (many / f"entry{number + 2:04}").mkdir()
+    numbers = {}
+    with os.scandir(many) as entries:
+        for count, entry in enumerate(entries):
+            numbers[entry.name] = entry.inode()
+            if looked_up and count % 300 == 250:
+                entry.stat()
+    assert len(numbers) == 1000 + 20 + 2
+    assert {name: os.lstat(many / name).st_ino for name in numbers} == numbers
+
+
+@given({"many": MANY | {"twin": "x", "twin-too": HardLink("many/twin")}})
+def test_d_ino_equals_st_ino_of_several_names(fs: Filesystem) -> None:
+    with os.scandir(fs.path / "many") as entries:
+        numbers = {entry.name: entry.inode() for entry in entries if entry.name.startswith("twin")}
+    assert {name: os.lstat(fs.path / "many" / name).st_ino for name in numbers} == numbers
 
 
 @given(MANY)

@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -18,8 +19,8 @@ from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
 from pyunionfs.transport.devfuse.abi import ARGUMENTS, Opcode
 from pyunionfs.transport.devfuse.channel import Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
-from pyunionfs.transport.devfuse.requests import Requests
-from pyunionfs.vfs import ROOT, Attr, DirEntry, Ino
+from pyunionfs.transport.devfuse.requests import Call, Requests
+from pyunionfs.vfs import FIRST, ROOT, Attr, DirEntry, Ino
 
 HEX = bytes.fromhex
 
@@ -199,6 +200,52 @@ def test_what_is_not_kept_open_is_not_asked_for_again(union: Requests) -> None:
             union.by_opcode[opcode](call_of(message(opcode, bytes(16), b"name\0")))
         assert caught.value.errno == errno.ENOSYS
     assert not REFUSED & union.by_opcode.keys()
+
+
+# -- listings -------------------------------------------------------------------------------------------------
+
+
+def test_who_only_lists_a_long_directory_looks_nothing_up(tmp_path: Path) -> None:
+    """But for what fits into the first reply; and again all of it, once somebody wants to know of a name."""
+    (tmp_path / "lower").mkdir()
+    for number in range(1000):
+        (tmp_path / "lower" / f"{number}").touch()
+
+    def attributes(*, asking: bool) -> list[bool]:
+        """Of each entry, in order, whether its attributes came with it."""
+        with Overlay([tmp_path / "lower"]) as overlay:
+            requests, after, came = requests_over(overlay), 0, []
+            while told := requests.readdirplus(listing(after)):
+                assert isinstance(told, bytes)
+                entries = list(direntplus(told))
+                came += [nodeid != 0 for nodeid, _ in entries]
+                after = entries[-1][1]
+                if asking and after > FIRST:
+                    requests.lookup(call_of(message(Opcode.LOOKUP, b"", b"17\0")))
+            return came[2:]
+
+    first = attributes(asking=False)
+    assert len(first) == 1000
+    assert 10 < first.count(True) < 30
+    assert first.index(False) == first.count(True), "they are the first"
+    again = attributes(asking=True)
+    assert again.count(False) < 60
+    assert all(again[60:])
+
+
+def listing(after: int) -> Call:
+    return call_of(message(Opcode.READDIRPLUS, abi.READ_IN.pack(0, after, 4096, 0, 0, 0, 0)))
+
+
+def direntplus(told: bytes) -> Iterator[tuple[int, int]]:
+    """nodeid and position of each entry."""
+    at = 0
+    while at < len(told):
+        fields = abi.DIRENTPLUS.unpack_from(told, at)
+        nodeid, position, size = fields[0], fields[-3], fields[-2]
+        yield nodeid, position
+        at += abi.DIRENTPLUS.size + size
+        at += -at % 8
 
 
 # -- polling -------------------------------------------------------------------------------------------------

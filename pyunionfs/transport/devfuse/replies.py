@@ -16,6 +16,7 @@ _BLKSIZE = 4096
 _G = 10**9
 _DIRENT_ALIGN = 8
 _PADDING = [bytes(size) for size in range(_DIRENT_ALIGN)]
+_UNKNOWN_INO = (1 << 32) - 1  # as libfuse's FUSE_UNKNOWN_INO
 _NO_ENTRY = bytes(abi.ENTRY_OUT.size)
 _TIME_MASK = (1 << 64) - 1  # times before 1970 are negative, in fields without a sign
 
@@ -104,13 +105,16 @@ class Dirents:
 
     def add(self, entry: DirEntry, attr: Attr | None, *, held: bool = True) -> bool:
         """False if it does not fit. One with a nodeid counts as a lookup; ``held`` says whether it was one."""
-        name, kind, position = entry
+        name, kind, position, ino = entry
         head = abi.DIRENTPLUS.size if self._plus else abi.DIRENT.size
         padding = -(head + len(name)) % _DIRENT_ALIGN
         self._room -= head + len(name) + padding
         if self._room < 0:
             return False
-        ino = attr.st_ino if attr is not None else (1 << 32) - 1  # as glibc's FUSE_UNKNOWN_INO: nobody knows it
+        if attr is not None:
+            ino = attr.st_ino
+        elif not ino:
+            ino = _UNKNOWN_INO
         if not self._plus:
             self._parts += (abi.DIRENT.pack(ino, position, len(name), kind >> 12), name, _PADDING[padding])
         elif attr is None or not held:

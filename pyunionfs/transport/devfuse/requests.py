@@ -67,6 +67,7 @@ class Requests:
         self._info = info
         self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
+        self._long: dict[Ino, bool] = {}  # directories of more names than a reply holds: are attributes wanted?
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
         }
@@ -74,18 +75,22 @@ class Requests:
     # -- names -----------------------------------------------------------------------------------------
 
     def lookup(self, call: Call) -> Reply:
+        if call.nodeid in self._long:
+            self._long[call.nodeid] = True
         try:
             return replies.entry(self._ops.lookup(call.nodeid, bytes(call.payload[:-1])))
         except FileNotFoundError:
             return replies.NEGATIVE
 
     def forget(self, call: Call) -> Reply:
+        self._long.pop(call.nodeid, None)
         self._ops.forget(call.nodeid, abi.FORGET_IN.unpack_from(call.head, call.at)[0])
         return None
 
     def batch_forget(self, call: Call) -> Reply:
         count, _ = abi.BATCH_FORGET_IN.unpack_from(call.head, call.at)
         for ino, lookups in abi.FORGET_ONE.iter_unpack(call.payload[: count * abi.FORGET_ONE.size]):
+            self._long.pop(ino, None)
             with suppress(OSError):  # what was lost with another daemon
                 self._ops.forget(ino, lookups)
         return None
@@ -324,29 +329,40 @@ class Requests:
     # -- directories -----------------------------------------------------------------------------------
 
     def readdirplus(self, call: Call) -> Reply:
+        """Attributes come with the names that fit into the first reply, and with further ones once somebody has
+        looked up one of the directory's: who only lists it does not want them, and each costs a look-up.
+        """
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
         found = replies.Dirents(size, plus=True)
-        for entry, attr, held in self._entries(call.nodeid, after, size // (abi.DIRENTPLUS.size + 8) + 1):
+        goes_on = after > vfs.FIRST
+        bare = goes_on and not self._long.get(call.nodeid, False)
+        count = size // (abi.DIRENTPLUS.size + 8) + 1
+        for entry, attr, held in self._entries(call.nodeid, after, count, bare=bare):
             if not found.add(entry, attr, held=held) and held and attr is not None:
                 self._ops.forget(attr.ino, 1)
-        return found.encode()
+        told = found.encode()
+        if goes_on and told:
+            self._long.setdefault(call.nodeid, False)
+        return told
 
     def readdir(self, call: Call) -> Reply:
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
         found = replies.Dirents(size, plus=False)
-        for entry, attr, held in self._entries(call.nodeid, after, size // (abi.DIRENT.size + 8) + 1):
+        for entry, attr, held in self._entries(call.nodeid, after, size // (abi.DIRENT.size + 8) + 1, bare=True):
             found.add(entry, attr)
             if held and attr is not None:
                 self._ops.forget(attr.ino, 1)
         return found.encode()
 
-    def _entries(self, ino: Ino, after: int, count: int) -> Iterator[tuple[vfs.DirEntry, vfs.Attr | None, bool]]:
+    def _entries(
+        self, ino: Ino, after: int, count: int, *, bare: bool
+    ) -> Iterator[tuple[vfs.DirEntry, vfs.Attr | None, bool]]:
         """The next entries of a listing, and whether their attributes are held, which is not so for the dots."""
         if after < vfs.FIRST:
             here, up = self._ops.getattr(ino), self._ops.getattr(self._ops.parent(ino))
             for entry, attr in replies.dots(here, up, after):
                 yield entry, attr, False
-        for found, attributes in self._ops.readdirplus(ino, max(after, vfs.FIRST), count):
+        for found, attributes in self._ops.readdirplus(ino, max(after, vfs.FIRST), count, bare=bare):
             yield found, attributes, True
 
 
