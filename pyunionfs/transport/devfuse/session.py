@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NoReturn
 
 from ... import vfs
@@ -25,8 +24,9 @@ from ..mount import REEXEC_XATTR, REFRESH_XATTR, Info
 from ..options import TransportOptions
 from . import abi, uring
 from .abi import Init, Notify, Opcode
-from .channel import MAX_PAGES, MAX_WRITE, Channel, DevFuse, Spinner, notify
+from .channel import Channel, DevFuse, Spinner, notify
 from .files import ByRequest, Passthrough
+from .handshake import Agreed, agree
 from .ledger import Ledger
 from .requests import Call, Requests
 from .resend import Resent
@@ -35,40 +35,7 @@ from .supervisor import open_descriptors
 log = logging.getLogger(__name__)
 
 _MAX_THREADS = 12
-_MAX_BACKGROUND = 64
-_CONGESTION = 48
-_TIME_GRAN = 1  # ns
 _GC_THRESHOLD = 50_000  # objects made and not freed
-_WHERE = {"passthrough": " (Linux 6.9)", "channel=uring": f" (Linux 6.14, and Y in {uring.PARAMETER})"}
-_ALWAYS = (
-    Init.ASYNC_READ
-    | Init.BIG_WRITES
-    | Init.DONT_MASK
-    | Init.DO_READDIRPLUS
-    | Init.ASYNC_DIO
-    | Init.PARALLEL_DIROPS
-    | Init.POSIX_ACL
-    | Init.MAX_PAGES
-    | Init.CACHE_SYMLINKS
-    | Init.NO_OPENDIR_SUPPORT
-    | Init.EXPLICIT_INVAL_DATA
-    | Init.HANDLE_KILLPRIV_V2
-    | Init.SETXATTR_EXT
-    | Init.INIT_EXT
-    | Init.DIRECT_IO_ALLOW_MMAP
-    | Init.HAS_RESEND
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """What the handshake came to."""
-
-    minor: int
-    flags: int  # Init
-
-    def has(self, flag: int) -> bool:
-        return bool(self.flags & flag)
 
 
 class Session:
@@ -108,50 +75,9 @@ class Session:
         operations.stale = self._stale
         operations.interrupted = self._is_interrupted
 
-    # -- handshake -------------------------------------------------------------------------------------
-
     def handshake(self) -> None:
-        """Answer INIT. Raises OSError(EPROTO) for a kernel that speaks too old a version."""
-        channel = DevFuse(self._fd, self._spinner)
-        call = channel.receive()
-        if call is None or call.opcode != Opcode.INIT:
-            raise OSError(errno.EPROTO, "the kernel did not begin with INIT")
-        major, minor, readahead, flags, flags2 = abi.INIT_IN.unpack_from(call.head, call.at)
-        if major != abi.MAJOR or minor < abi.OLDEST_MINOR:
-            channel.fail(call, errno.EPROTO)
-            raise OSError(errno.EPROTO, f"FUSE {major}.{minor} is too old (7.{abi.OLDEST_MINOR}: Linux 5.4)")
-        offered = flags | (flags2 << 32 if flags & Init.INIT_EXT else 0)
-        self._agreed = agreed = Agreed(min(minor, abi.MINOR), offered & self._wanted())
-        for name, wished, flag in (
-            ("passthrough", self._options.passthrough, Init.PASSTHROUGH),
-            ("channel=uring", self._options.channel == "uring", Init.OVER_IO_URING),
-        ):
-            if wished and not agreed.has(flag):
-                channel.fail(call, errno.EPROTO)
-                raise OSError(errno.EOPNOTSUPP, f"{name}: this kernel does not offer it{_WHERE[name]}")
-        channel.reply(
-            call,
-            abi.INIT_OUT.pack(
-                *(abi.MAJOR, agreed.minor, max(readahead, MAX_WRITE), agreed.flags & 0xFFFF_FFFF),
-                *(_MAX_BACKGROUND, _CONGESTION, MAX_WRITE, _TIME_GRAN, MAX_PAGES, 0, agreed.flags >> 32),
-                *(1 if agreed.has(Init.PASSTHROUGH) else 0, 0),
-            ),
-        )
-
-    def _wanted(self) -> int:
-        wanted = _ALWAYS
-        if self._no_open:
-            wanted |= Init.NO_OPEN_SUPPORT
-        if self._options.writeback:
-            wanted |= Init.WRITEBACK_CACHE
-        if self._options.passthrough:
-            wanted |= Init.PASSTHROUGH
-        if self._uses_uring():
-            wanted |= Init.OVER_IO_URING
-        return wanted
-
-    def _uses_uring(self) -> bool:
-        return self._options.channel == "uring" or (self._options.channel == "auto" and uring.is_enabled())
+        """Answer INIT. Raises OSError as :func:`.handshake.agree`."""
+        self._agreed = agree(DevFuse(self._fd, self._spinner), self._options, no_open=self._no_open)
 
     @property
     def channel(self) -> str:
