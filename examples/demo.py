@@ -4,6 +4,7 @@ Run it with ``./dev demo``. Each command is one that a person would type; this s
 directory, shows what it prints, and says what to look at. It ends with an error if anything is not as told.
 """
 
+import json
 import os
 import shutil
 import stat
@@ -89,7 +90,20 @@ def tour() -> None:
     expect(not Path("merged", deleted).exists(), "the deleted file should be hidden")
     run(f"pyunionfs explain merged/{deleted}")
 
-    chapter("5. What a container would commit")
+    chapter("5. Several containers share the layers")
+    tell("A second union on the same image has an upper directory of its own, and none of these changes.")
+    run("mkdir upper2 merged2")
+    run("pyunionfs mount --image web:1 --upper upper2 merged2")
+    run(f"cat merged2/{edited}; ls merged2/etc")
+    expect(Path("merged2", deleted).exists(), "what was deleted in one should be there in the other")
+    tell("Both have the same lower layers, which are there once, however many containers there are.")
+    run("pyunionfs mounts --json | grep -A4 lower")
+    told = json.loads(subprocess.run(["pyunionfs", "mounts", "--json"], capture_output=True, check=True).stdout)
+    here = [item["lower"] for item in told if item["mountpoint"].startswith(os.getcwd())]
+    expect(len(here) == 2 and here[0] == here[1], "both should have the same layers")
+    run("pyunionfs umount merged2")
+
+    chapter("6. What a container would commit")
     run("pyunionfs diff merged")
     run("pyunionfs umount merged")
     expect(not os.listdir("merged"), "nothing should be mounted any more")
@@ -102,13 +116,15 @@ def main() -> None:
     console.print("[bold]pyunionfs: a union filesystem, shown on a container image")
     home = Path(tempfile.mkdtemp(prefix="pyunionfs-demo-"))
     os.environ["PYUNIONFS_ROOT"] = str(home / "store")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     make(ARCHIVE)
     shutil.copy(ARCHIVE, home / "web.tar")
     os.chdir(home)
     try:
         tour()
     finally:
-        subprocess.run(["pyunionfs", "umount", "--lazy", "merged"], capture_output=True, check=False)
+        for mountpoint in ("merged", "merged2"):
+            subprocess.run(["pyunionfs", "umount", "--lazy", mountpoint], capture_output=True, check=False)
         os.chdir("/")
         shutil.rmtree(home)
     console.print()

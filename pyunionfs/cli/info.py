@@ -11,6 +11,7 @@ import click
 
 from .. import daemon
 from .._version import __version__
+from ..container import rootless
 from ..container.containers import Containers
 from ..container.run import RUNTIMES
 from ..image.store import Store
@@ -46,9 +47,18 @@ def _facts(store: Store) -> dict[str, Any]:
         "ContainersRunning": sum(item.state == "running" for item in containers),
         "Runtimes": [path for name in RUNTIMES if (path := shutil.which(name))],
         "Kernel": platform.release(),
+        **_rootless(),
         "KernelOverlay": "yes" if "\toverlay\n" in Path("/proc/filesystems").read_text() else "no",
         **_fuse(),
     }
+
+
+def _rootless() -> dict[str, str]:
+    """What an ordinary user's containers have."""
+    if not rootless.is_needed():
+        return {}
+    ids = sum(count for _, count in rootless.subordinate("uid"))
+    return {"Users": f"root and {ids} others" if ids else "root alone (/etc/subuid has no ids for you)"}
 
 
 def _fuse() -> dict[str, str]:

@@ -59,9 +59,8 @@ def enter() -> None:
 def _map(pid: int) -> None:
     """Have the user be root in the namespace of a process, and the subordinate ids all others."""
     uid, gid = os.geteuid(), os.getegid()
-    name = pwd.getpwuid(uid).pw_name
-    ranges = {kind: subordinate(Path(f"/etc/sub{kind}"), name, uid) for kind in ("uid", "gid")}
-    if all(ranges.values()) and shutil.which("newuidmap") and shutil.which("newgidmap"):
+    ranges = {kind: subordinate(kind) for kind in ("uid", "gid")}
+    if all(ranges.values()):
         for kind, own in (("uid", uid), ("gid", gid)):
             words, inside = ["0", f"{own}", "1"], 1
             for start, count in ranges[kind]:
@@ -74,10 +73,17 @@ def _map(pid: int) -> None:
     Path(f"/proc/{pid}/uid_map").write_text(f"0 {uid} 1")
 
 
-def subordinate(table: Path, name: str, number: int) -> list[tuple[int, int]]:
-    """First id and count of each range that a user has in /etc/subuid or /etc/subgid."""
-    rows = [line.split(":") for line in table.read_text().splitlines()] if table.exists() else []
-    return [(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in (name, f"{number}")]
+def subordinate(kind: str) -> list[tuple[int, int]]:
+    """First id and count of each range of "uid" or "gid" that this user may map, by /etc/subuid and newuidmap(1)."""
+    table, uid = Path(f"/etc/sub{kind}"), os.geteuid()
+    if not table.exists() or shutil.which(f"new{kind}map") is None:
+        return []
+    try:
+        names = (pwd.getpwuid(uid).pw_name, f"{uid}")
+    except KeyError:
+        names = (f"{uid}",) * 2
+    rows = [line.split(":") for line in table.read_text().splitlines()]
+    return [(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in names]
 
 
 def join(pid: int) -> None:
