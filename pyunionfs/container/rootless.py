@@ -74,7 +74,7 @@ def _map(pid: int) -> None:
 
 
 def subordinate(kind: str) -> list[tuple[int, int]]:
-    """First id and count of each range of "uid" or "gid" that this user may map, by /etc/subuid and newuidmap(1)."""
+    """First id and count of each range of "uid" or "gid" that this user may map, by /etc/subuid and newuidmap."""
     table, uid = Path(f"/etc/sub{kind}"), os.geteuid()
     if not table.exists() or shutil.which(f"new{kind}map") is None:
         return []
