@@ -8,12 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _PATIENCE = 30.0  # seconds
+
+
+def until(read: Callable[[], str], wanted: str) -> None:
+    """Wait for something to be as it should."""
+    deadline = time.monotonic() + _PATIENCE
+    while (found := read()) != wanted:
+        assert time.monotonic() < deadline, f"{found}, and not {wanted}"
+        time.sleep(0.05)
 
 
 class Ours:
@@ -57,11 +65,7 @@ class Ours:
         return json.loads(self("inspect", name))[0]
 
     def until(self, name: str, status: str) -> None:
-        for _ in range(200):
-            if self.inspect(name)["State"]["Status"] == status:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"{name} is not {status}: {self.inspect(name)}")
+        until(lambda: self.inspect(name)["State"]["Status"], status)
 
     def kill_runner(self) -> None:
         """Of the one container that runs in the background."""

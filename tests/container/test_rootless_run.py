@@ -6,12 +6,12 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ours import until
 from person import Person
 
 NO_IDS = "no subordinate ids"
@@ -34,11 +34,7 @@ class Somebody(Person):
         return json.loads(self.ours("inspect", name))[0]
 
     def until(self, name: str, status: str) -> None:
-        for _ in range(200):
-            if self.inspect(name)["State"]["Status"] == status:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"{name} is not {status}")
+        until(lambda: self.inspect(name)["State"]["Status"], status)
 
 
 @pytest.fixture(params=["runc", "none"])
