@@ -108,7 +108,7 @@ class Runner:
             while process.poll() is None and not pid_file.exists():
                 time.sleep(_POLL)
             if process.poll() is None or pid_file.exists():
-                pid = int(pid_file.read_text() or 0)
+                pid = int(pid_file.read_text())
                 running = replace(container, state="running", pid=pid, started=time.time(), exit_code=0)
                 self.containers.write(running)
                 if report is not None:
@@ -239,7 +239,8 @@ class Runner:
     def remove(self, container: Container, *, force: bool = False) -> None:
         """Remove a container; ``force`` one that runs too. Raises ImageError if it runs."""
         if force and container.state == "running":
-            self.kill(container, signal.SIGKILL)
+            with suppress(OSError):  # it may have ended since; whether it has is seen below
+                self.kill(container, signal.SIGKILL)
         with self.containers.running(container, wait=_END_WAIT if force else 0.0):
             self.clear(container)
             self.containers.remove(container)

@@ -59,7 +59,9 @@ def run(bundle: Path, pid_file: Path) -> int:
             words = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
             print(f"pyunionfs: {words}", file=sys.stderr)
         os._exit(127)
-    pid_file.write_text(f"{pid}")
+    unfinished = pid_file.with_name("pid-unfinished")  # who waits for the file is to find the number in it
+    unfinished.write_text(f"{pid}")
+    unfinished.rename(pid_file)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
 

@@ -193,3 +193,11 @@ def test_a_bundle_is_run_by_hand(ours: Ours, tmp_path: Path) -> None:
         if words[0] == "runc":
             assert done.stdout == "by hand\n"
     assert (tmp_path / "bundle/diff/data/new").read_text() == "x\n"
+
+
+def test_who_has_started_a_container_knows_its_process(ours: Ours) -> None:
+    """The runtime's note of it is looked for as soon as it is there."""
+    for _ in range(5):
+        ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
+        assert ours.inspect("one")["State"]["Pid"] > 0
+        ours("rm", "-f", "one")
