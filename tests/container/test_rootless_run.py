@@ -49,6 +49,8 @@ def person(
     request: pytest.FixtureRequest, runtime: str, image: Path, requires: Callable[..., None]
 ) -> Iterator[Somebody]:
     requires("pyunionfs", "other_users", "user_namespaces", "devices")
+    if request.param != NO_IDS and shutil.which("newuidmap") is None:
+        pytest.skip("newuidmap is not installed (package uidmap)")
     place = Path(tempfile.mkdtemp(prefix="p-"))
     shutil.copy(image, place / "app.tar")
     made = Somebody(place, runtime, subordinate=request.param != NO_IDS)
