@@ -3,6 +3,7 @@
 Capabilities are probed, never guessed from a uid; a test that needs one asks for the fixture ``requires``.
 """
 
+import fcntl
 import functools
 import importlib.util
 import os
@@ -80,12 +81,14 @@ def _pyunionfs() -> str:
 
 
 def _uring() -> str:
-    """The module parameter is global, and set for the length of the run."""
+    """The module parameter is the machine's: it is set for a moment here, and by tests that use it for the rest of
+    the run. Another run, which may do the same, waits for this moment to end."""
     with open("/sys/module/fuse/parameters/enable_uring") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         before = file.read().strip()
-    with _scratch() as scratch, mounts.devfuse(mounts.Layers.create(scratch), URING) as merged:
-        (merged / "file").write_bytes(b"")
-    _set_uring(before)
+        with _scratch() as scratch, mounts.devfuse(mounts.Layers.create(scratch), URING) as merged:
+            (merged / "file").write_bytes(b"")
+        _set_uring(before)
     return "yes"
 
 
@@ -241,15 +244,15 @@ def union(request: pytest.FixtureRequest, requires: Callable[..., None]) -> moun
 
 
 @pytest.fixture(scope="session", autouse=True)
-def uring_as_it_was() -> Iterator[None]:
-    """Put back the module parameter that mounts with enable_uring=on have set."""
+def uring_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put back the module parameter that mounts with enable_uring=on have set, if there were any in this run."""
     try:
         with open("/sys/module/fuse/parameters/enable_uring") as file:
             before = file.read().strip()
     except OSError:
         before = ""
     yield
-    if before and os.geteuid() == 0:
+    if before and os.geteuid() == 0 and any("uring" in item.nodeid for item in request.session.items):
         _set_uring(before)
 
 

@@ -19,7 +19,8 @@ TREE: dict[str | bytes, Node] = {
     **{f"file{number}": f"content {number}" for number in range(20)},
     **{f"lower{number}": {"child": "x", "other": "y"} for number in range(4)},
 }
-_ENDS = (errno.ENOTCONN, errno.ECONNABORTED)  # what users of a mount get whose daemon has died
+_ENDS = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED)
+"""What users of a mount get whose daemon has died; the last one over io_uring."""
 
 Step = list[str]  # the verb, the path that it is about, and the rest
 

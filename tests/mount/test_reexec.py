@@ -46,7 +46,9 @@ def merged(layers: Layers, ours: Ours, requires: Callable[..., None]) -> Iterato
     requires("pyunionfs")
     build(layers.lower[0], {"file": "lower", "held": "held", "dir": {"below": "x"}})
     words = ["--lower", layers.lower[0], "--upper", layers.upper, "--work", layers.work, layers.merged]
-    done = ours("mount", "-o", "index=on,redirect_dir=on,volatile", "--log", layers.work.parent / "log", *words)
+    done = ours(
+        "mount", "-o", "index=on,redirect_dir=on,volatile,channel=poll", "--log", layers.work.parent / "log", *words
+    )
     assert done.returncode == 0, done.stderr
     try:
         yield layers.merged
