@@ -138,9 +138,10 @@ def test_a_damaged_upper_directory_is_told(ours: Ours) -> None:
     assert not os.path.lexists(upper / "nothing")
 
 
+@pytest.mark.timeout(900, method="signal")
 def test_commands_at_once_do_not_meet(ours: Ours, image: Path, request: pytest.FixtureRequest) -> None:
     """Each may be refused, in one line, and none leaves anything that is wrong."""
-    turns = 30 if request.config.getoption("--long") else 3
+    turns = 20 if request.config.getoption("--long") else 3
     loops: list[list[tuple[str, ...]]] = [
         [("run", "--no-runtime", "--rm", "app:1", "cat", "/data/old")],
         [("run", "--no-runtime", "--name", "made", "app:1", "rm", "/data/old"), ("rm", "made")],
@@ -159,13 +160,14 @@ def test_commands_at_once_do_not_meet(ours: Ours, image: Path, request: pytest.F
                 assert not any("Traceback" in line for line in said), (words, done.stderr)
                 assert done.returncode == 0 or len(said) <= 2, (words, done.stderr)
 
-    in_processes(len(loops), work, seconds=240)
+    in_processes(len(loops), work, seconds=600)
     assert check(ours, status=0) == {}
     ours("image", "load", image)
     assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900, method="signal")
 def test_killed_anywhere_it_is_sound_or_repaired(
     ours: Ours, image: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
