@@ -16,6 +16,7 @@ whatever ``container.json`` says.
 import fcntl
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..image import jsons
 from ..image.errors import ImageError
-from ..image.tree import remove_tree
-from ..image.workspace import is_held, to_json, write_atomically
+from ..image.workspace import discard, is_held, own_directories, to_json, write_atomically
 
-_ID_DIGITS = 32  # bytes of an id
+_ID_BYTES = 32
+_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _POLL = 0.01  # seconds
 _DEAD = 137  # exit code of what SIGKILL has ended
 
@@ -66,13 +69,16 @@ class Containers:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "containers"
+        self._temporary = root / "tmp"
 
     def all(self) -> list[Container]:
-        """All containers, the newest first."""
-        found = []
-        if self._root.is_dir():
-            found = [item for item in map(self._read, self._root.iterdir()) if item is not None]
+        """All containers, the newest first. Raises ImageError for one whose description is damaged."""
+        found = [item for item in map(self.read, self.directories()) if item is not None]
         return sorted(found, key=lambda item: -item.created)
+
+    def directories(self) -> list[Path]:
+        """Of all containers, and of those that are being made or have lost their description."""
+        return sorted(own_directories(self._root, _ID))
 
     def find(self, reference: str) -> Container:
         """The container of a name, an id, or the start of an id. Raises ImageError for none or several."""
@@ -87,33 +93,36 @@ class Containers:
         return found[0]
 
     def remains(self) -> list[Path]:
-        """Directories of containers that were not made to the end, or not removed to the end, by who is no more."""
+        """Directories of containers that were not made to the end, by who is no more; or without a description."""
         if not self._root.is_dir():
             return []
         with _exclusive(self._root):
-            unmade = [path for path in self._root.iterdir() if not (path / "container.json").exists()]
+            unmade = [path for path in self.directories() if not (path / "container.json").exists()]
             return [path for path in unmade if not is_held(path)]
 
-    def _read(self, directory: Path) -> Container | None:
+    def read(self, directory: Path) -> Container | None:
+        """What is known of the container of a directory; None if it has no description (yet, or any more)."""
+        path = directory / "container.json"
         try:
-            table = json.loads((directory / "container.json").read_bytes())
+            content = path.read_bytes()
             held = is_held(directory)
-            known = Container(**table, directory=directory)
         except (FileNotFoundError, NotADirectoryError):
-            return None  # not made yet, or just removed
-        except (ValueError, TypeError) as error:
-            raise ImageError(f"{directory}/container.json is damaged: {error}") from None
-        if known.state == "running" and not held:
-            return replace(known, state="exited", pid=0, exit_code=known.exit_code or _DEAD)
-        return known
+            return None
+        with jsons.damage(path):
+            known = Container(**json.loads(content), directory=directory)
+            if known.state == "running" and not held:
+                return replace(known, state="exited", pid=0, exit_code=known.exit_code or _DEAD)
+            return known
 
     def create(self, **fields: Any) -> Container:
         """Make a container; ``name`` may be "" for one of its own. Raises ImageError for a name that is taken."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _exclusive(self._root):
             names = {item.name for item in self.all()}
-            container_id = secrets.token_hex(_ID_DIGITS)
+            container_id = secrets.token_hex(_ID_BYTES)
             name = fields.pop("name") or container_id[:12]
+            if not _NAME.fullmatch(name):
+                raise ImageError(f"{name!r} is no name of a container: letters, digits, and _ . - after the first")
             if name in names:
                 raise ImageError(f"the name {name!r} is taken by another container (rm removes it)")
             directory = self._root / container_id
@@ -151,8 +160,7 @@ class Containers:
 
     def remove(self, container: Container) -> None:
         """Remove a container that is held by :meth:`running`, with everything that it has changed."""
-        (container.directory / "container.json").unlink()
-        remove_tree(os.fspath(container.directory))
+        discard(self._temporary, container.directory)
 
 
 @contextmanager

@@ -90,6 +90,8 @@ class Runner:
     def _run(self, container: Container, report: int | None) -> int:
         with self.containers.running(container):
             self.clear(container)
+            for name in ("work", "merged", "bundle"):
+                container.path(name).mkdir(mode=0o700, exist_ok=True)
             if rootless.is_needed():
                 rootless.enter()
             with self._mounted(container) as root:

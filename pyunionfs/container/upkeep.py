@@ -1,9 +1,10 @@
 """Looking after a store and its containers: what is wrong, what nobody needs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check import check as check_upper
@@ -11,7 +12,7 @@ from ..image import audit
 from ..image.audit import Fault
 from ..image.errors import ImageError
 from ..image.removal import prune as prune_images
-from ..image.tree import remove_tree
+from ..image.workspace import discard
 from ..overlay.marks import USER
 from ..transport import mount
 from .containers import Container
@@ -27,7 +28,7 @@ def check(runner: Runner, *, repair: bool) -> Iterator[tuple[Fault, bool]]:
     """
     for fault in audit.audit(runner.store, repair=repair):
         yield fault, repair and fault.repair is not None
-    for fault in _containers(runner, repair=repair):
+    for fault in _containers(runner, repair=repair) if runner.store.exists else ():
         if repair and fault.repair is not None:
             fault.repair()
         yield fault, repair and fault.repair is not None
@@ -36,14 +37,22 @@ def check(runner: Runner, *, repair: bool) -> Iterator[tuple[Fault, bool]]:
 def _containers(runner: Runner, *, repair: bool) -> Iterator[Fault]:
     for directory in runner.containers.remains():
         name = f"container {directory.name[:12]}"
-        yield Fault(name, "was being made or removed", _remover(directory))
-    for item in runner.containers.all():
-        if item.state != "running":
+        if _is_empty(directory / "diff"):
+            yield Fault(name, "was being made", partial(discard, runner.store.temporary, directory))
+        else:
+            yield Fault(name, f"has lost its container.json; what it has changed is in {directory}/diff")
+    for directory in runner.containers.directories():
+        try:
+            item = runner.containers.read(directory)
+        except ImageError as error:
+            yield Fault(f"container {directory.name[:12]}", str(error))
+            continue
+        if item is not None and item.state != "running":
             yield from _one(runner, item, repair=repair)
 
 
-def _remover(directory: Path) -> Callable[[], object]:
-    return lambda: remove_tree(os.fspath(directory))
+def _is_empty(directory: Path) -> bool:
+    return not directory.exists() or not any(directory.iterdir())
 
 
 def _one(runner: Runner, item: Container, *, repair: bool) -> Iterator[Fault]:
@@ -57,8 +66,7 @@ def _one(runner: Runner, item: Container, *, repair: bool) -> Iterator[Fault]:
             yield Fault(name, "who ran it was killed", lambda: _end(runner, item))
         try:
             lower = runner.store.image(item.image).lowerdirs
-        except ImageError as error:
-            yield Fault(name, str(error))
+        except ImageError:  # which was told of already
             return
         userxattr = runner.store.marks is USER
         try:

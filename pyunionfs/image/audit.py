@@ -5,17 +5,20 @@ and put in place in one step, an image after its layers; and an image goes befor
 found here was done by something else.
 """
 
+import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from pyunionfs.image import blobs
+from pyunionfs.image import blobs, jsons
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image
-from pyunionfs.image.removal import discard, unneeded_blobs
+from pyunionfs.image.removal import unneeded_blobs
 from pyunionfs.image.store import Store
 from pyunionfs.image.streams import drain
-from pyunionfs.image.workspace import abandoned, is_held, locked, sweep
+from pyunionfs.image.workspace import abandoned, discard, is_held, locked, sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def audit(store: Store, *, repair: bool) -> list[Fault]:
 
     Returns what was wrong. What is in the layers is not read: that is :func:`verify`. Raises ImageError, OSError.
     """
-    if not store.root.is_dir():
+    if not store.exists:
         return []
     with locked(store.root / "lock", exclusive=True):
         found = list(_faults(store))
@@ -60,24 +63,25 @@ def audit(store: Store, *, repair: bool) -> list[Fault]:
 
 def _faults(store: Store) -> Iterator[Fault]:
     whole: list[Image] = []
+    faults: list[Fault] = []
     for image_id in store.image_store.ids():
         image = _read(store, image_id)
         if isinstance(image, Fault):
-            yield image
+            faults.append(image)
         else:
             yield from _missing_blobs(store, image)
             whole.append(image)
-    everything = len(whole) == len(list(store.image_store.ids()))
-    yield from _stray_tags(store)
-    yield from _leftovers(store, whole, removable=everything)
+    faults += _absent(store)
+    yield from faults
+    yield from _leftovers(store, whole, removable=not faults)
 
 
 def _read(store: Store, image_id: str) -> Image | Fault:
     where = f"image {image_id.partition(':')[2][:12]}"
     try:
         image = store.image_store.find(image_id)
-    except (ImageError, ValueError, KeyError, TypeError) as error:
-        return Fault(where, f"cannot be read: {error}")
+    except ImageError as error:
+        return Fault(where, str(error))
     if image is None:
         return Fault(where, "a part of it is missing; load it again, or remove it")
     if image.config.id != image_id:
@@ -93,28 +97,35 @@ def _missing_blobs(store: Store, image: Image) -> Iterator[Fault]:
             yield Fault(f"image {image.short_id}", f"cannot be saved: blob {digest[:19]} is missing")
 
 
-def _stray_tags(store: Store) -> Iterator[Fault]:
+def _absent(store: Store) -> Iterator[Fault]:
+    """Images that are spoken of and not there; no removal leaves that, so something is lost."""
     ids = set(store.image_store.ids())
-    for name, image_id in store.tags().items():
-        if image_id not in ids:
-            drop = partial(store.change_tags, partial(_without, name))
-            yield Fault(f"tag {name}", "the image is not there", drop)
-
-
-def _without(name: str, table: dict[str, str]) -> dict[str, str]:
-    return {other: image_id for other, image_id in table.items() if other != name}
+    try:
+        for name, image_id in store.tags().items():
+            if image_id not in ids:
+                yield Fault(f"tag {name}", "the image is not there; load it again, or remove the tag")
+    except ImageError as error:
+        yield Fault("tags", str(error))
+    for path in store.root.glob("containers/*/container.json"):
+        with suppress(ImageError, OSError), jsons.damage(path):
+            table = json.loads(path.read_bytes())
+            if table["image"] not in ids:
+                yield Fault(f"container {table['name']}", f"its image {table['image'][:19]} is not there")
 
 
 def _leftovers(store: Store, images: list[Image], *, removable: bool) -> Iterator[Fault]:
-    """What nobody needs; where an image cannot be read, what it needs is not known, and nothing is removed."""
+    """What nobody needs; where an image is damaged or lost, what it needs is not known, and nothing is removed."""
     used = {layer.directory for image in images for layer in image.layers}
     for directory in sorted(store.layer_store.directories() - used):
         held = is_held(directory)
         words = "no image has it, but a mount" if held else "no image has it"
-        drop = partial(discard, store, directory) if removable and not held else None
+        drop = partial(discard, store.temporary, directory) if removable and not held else None
         yield Fault(f"layer {directory.name[:12]}", words, drop)
     for path in sorted(unneeded_blobs(store, images)):
         yield Fault(f"blob {path.name[:12]}", "no image has it", path.unlink if removable else None)
-    if store.temporary.is_dir():
-        for path in abandoned(store.temporary):
-            yield Fault(f"tmp/{path.name}", "left by a process that was killed", partial(sweep, store.temporary))
+    if store.temporary.is_symlink() or not store.temporary.is_dir():
+        make = None if os.path.lexists(store.temporary) else partial(store.temporary.mkdir, mode=0o700)
+        yield Fault("tmp", "not a directory", make)
+        return
+    for path in abandoned(store.temporary):
+        yield Fault(f"tmp/{path.name}", "left by a process that was killed", partial(sweep, store.temporary))

@@ -9,6 +9,7 @@ size of the compressed layer, typically a third of the unpacked one.
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,13 @@ from pyunionfs.image.compression import detect, open_plain
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.source import Member
 from pyunionfs.image.streams import CHUNK, Sink, Tap, buffered, drain
+from pyunionfs.image.workspace import own_directories
 
 T = TypeVar("T")
 _FASTEST = 1  # zstd's level
 _PLAIN_SUFFIX = ".tar.zst"
+_ALGORITHM = re.compile(r"[a-z0-9]+")
+_FILE = re.compile(rf"[0-9a-f]{{32,}}({re.escape(_PLAIN_SUFFIX)})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,11 @@ class BlobStore:
 
     def open_plain(self, digest: str) -> io.BufferedReader:
         """The plain tar of a layer's blob. Raises ImageError if it is not here."""
-        member = self.member(digest)
-        return open_plain(member.open(), where=digest)[0]
+        path = self.find(digest)
+        plain, compression = open_plain(self.member(digest).open(), where=digest)
+        if compression is None and path == self.path(digest, None):
+            raise ImageError(f"{path} is damaged: it is not compressed")
+        return plain
 
     def member(self, digest: str) -> Member:
         """What is kept of a blob, for :func:`read`. Raises ImageError if it is not here."""
@@ -138,5 +145,11 @@ class BlobStore:
         return Member(path.stat().st_size, partial(io.FileIO, path))
 
     def all(self) -> list[Path]:
-        """Every blob's file."""
-        return [path for path in self._root.glob("*/*") if path.is_file()]
+        """Every blob's file; whatever else is there is not ours."""
+        found = []
+        for directory in own_directories(self._root, _ALGORITHM):
+            with os.scandir(directory) as entries:
+                found += [
+                    Path(e.path) for e in entries if _FILE.fullmatch(e.name) and e.is_file(follow_symlinks=False)
+                ]
+        return sorted(found)

@@ -6,19 +6,22 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyunionfs.image import config
+from pyunionfs.image import config, jsons
 from pyunionfs.image.archived import ArchivedImage
 from pyunionfs.image.config import Config, Step
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.layers import Layer, LayerStore, lowerdirs
 from pyunionfs.image.limits import DEFAULT_LIMITS
-from pyunionfs.image.workspace import sync_directory, to_json, workspace, write_atomically
+from pyunionfs.image.workspace import own_directories, sync_directory, to_json, workspace, write_atomically
+
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,7 @@ class ImageStore:
 
     def ids(self) -> Iterator[str]:
         """The ids of all images, in the order of their digits."""
-        if self._root.is_dir():
-            yield from sorted("sha256:" + name for name in os.listdir(self._root))
+        yield from sorted("sha256:" + path.name for path in own_directories(self._root, _NAME))
 
     def path(self, image_id: str) -> Path:
         """The directory of an image."""
@@ -101,12 +103,14 @@ class ImageStore:
         """The image if it is here with all its layers."""
         path = self.path(image_id)
         try:
-            table = json.loads((path / "image.json").read_bytes())
-            parsed = config.parse(
-                (path / "config.json").read_bytes(), where=os.fspath(path / "config.json"), limits=DEFAULT_LIMITS
-            )
+            content, raw = ((path / name).read_bytes() for name in ("image.json", "config.json"))
         except FileNotFoundError:
             return None
+        with jsons.damage(path / "image.json"):
+            table = json.loads(content)
+            blobs = tuple(jsons.strings(table["blobs"], what="blobs"))
+            kind, loaded = str(table["manifest_type"]), float(table["loaded"])
+        parsed = config.parse(raw, where=os.fspath(path / "config.json"), limits=DEFAULT_LIMITS)
         layers: list[Layer] = []
         for position, diff_id in enumerate(parsed.diff_ids):
             layer = self._layers.find(diff_id, parsed.diff_ids[:position])
@@ -119,10 +123,10 @@ class ImageStore:
             tags,
             parsed,
             tuple(layers),
-            tuple(table["blobs"]),
+            blobs,
             manifest.read_bytes() if manifest.exists() else None,
-            table["manifest_type"],
-            table["loaded"],
+            kind,
+            loaded,
         )
 
     def add(self, archived: ArchivedImage, layers: list[Layer]) -> None:

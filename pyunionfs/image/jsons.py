@@ -2,6 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pyunionfs.image.errors import ImageError, show
@@ -64,6 +67,17 @@ def member(table: dict[str, Any], key: str, kind: type[T], default: T, *, what: 
 def strings(value: Any, *, what: str) -> list[str]:
     """A list of strings; null counts as an empty one, as Go's encoder writes it."""
     return [] if value is None else [expect(item, str, what=what) for item in expect(value, list, what=what)]
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Around the reading of a table of our own: whatever is wrong with it is an ImageError that names the file."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{path} is damaged: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ImageError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
 _NAMES = {dict: "an object", list: "an array", str: "a string", int: "a number", bool: "true or false"}

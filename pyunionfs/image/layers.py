@@ -8,11 +8,12 @@ digits of the chain id of that stack (OCI image-spec config.md, "Layer ChainID")
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyunionfs.image import blobs
+from pyunionfs.image import blobs, jsons
 from pyunionfs.image.archived import ArchivedLayer
 from pyunionfs.image.blobs import BlobStore
 from pyunionfs.image.limits import Limits
@@ -20,6 +21,7 @@ from pyunionfs.image.report import UnpackReport
 from pyunionfs.image.streams import Meter
 from pyunionfs.image.unpack import unpack
 from pyunionfs.image.workspace import (
+    own_directories,
     sync_directory,
     sync_filesystem,
     to_json,
@@ -29,6 +31,7 @@ from pyunionfs.image.workspace import (
 from pyunionfs.overlay.marks import Namespace
 
 _CHAIN_DIGITS = 16
+_NAME = re.compile(rf"[0-9a-f]{{64}}(\+[0-9a-f]{{{_CHAIN_DIGITS}}})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +89,20 @@ class LayerStore:
         digits = diff_id.partition(":")[2]
         chain = chain_id(below).partition(":")[2][:_CHAIN_DIGITS]
         for name in (digits, f"{digits}+{chain}"):
+            path = self._root / name / "layer.json"
             try:
-                table = json.loads((self._root / name / "layer.json").read_bytes())
+                content = path.read_bytes()
             except FileNotFoundError:
                 continue
-            report = UnpackReport.from_json(table["report"])
-            return Layer(diff_id, self._root / name / "diff", table["blob"], report)
+            with jsons.damage(path):
+                table = json.loads(content)
+                blob = jsons.expect(table["blob"], str, what="blob")
+                return Layer(diff_id, self._root / name / "diff", blob, UnpackReport.from_json(table["report"]))
         return None
 
     def directories(self) -> set[Path]:
         """Of all layers."""
-        return set(self._root.iterdir()) if self._root.is_dir() else set()
+        return own_directories(self._root, _NAME)
 
     def add(
         self,

@@ -2,17 +2,16 @@
 
 import errno
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyunionfs.image import jsons
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image, not_found
 from pyunionfs.image.reference import normalised
 from pyunionfs.image.store import Store, tags_of
-from pyunionfs.image.tree import remove_tree
-from pyunionfs.image.workspace import is_held, locked
+from pyunionfs.image.workspace import discard, is_held, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ def remove(store: Store, reference: str) -> Removed:
     An id, or the start of one, removes the image with all its tags. Raises ImageError if there is no such image,
     or a container has it; OSError (EBUSY) if a layer is in use by a mount.
     """
-    if not store.root.exists():
+    if not store.exists:
         raise not_found(reference, [])
     with locked(store.root / "lock", exclusive=True):
         tags = store.tags()
@@ -52,37 +51,43 @@ def prune(store: Store, *, everything: bool = False) -> list[Removed]:
 def users(store: Store, image_id: str) -> Iterator[str]:
     """The names of the containers that have an image (container/containers.py)."""
     for path in store.root.glob("containers/*/container.json"):
-        table = json.loads(path.read_bytes())
-        if table["image"] == image_id:
-            yield table["name"]
+        with jsons.damage(path):
+            table = json.loads(path.read_bytes())
+            user, name = table["image"], str(table["name"])
+        if user == image_id:
+            yield name
 
 
 def _remove_image(store: Store, image_id: str) -> tuple[str, ...]:
     """Returns the diff ids of the layers that went with it."""
     for user in users(store, image_id):
         raise ImageError(f"the image is that of container {user} (rm removes it)")
-    others = [i for i in store.image_store.ids() if i != image_id]
-    kept = [image for image in map(store.image_store.find, others) if image is not None]
+    others = [_whole(store, i) for i in store.image_store.ids() if i != image_id]
+    kept = [image for image in others if image is not None]
     directories = {layer.directory for image in kept for layer in image.layers}
-    image = store.image_store.find(image_id)
+    image = _whole(store, image_id)
     layers = [] if image is None else [i for i in image.layers if i.directory not in directories]
+    if len(kept) < len(others):  # what an image that is damaged has is not known, so all layers and blobs stay
+        layers = []
     for layer in layers:
         if is_held(layer.directory):
             raise OSError(errno.EBUSY, f"layer {layer.short_id} is in use by a mount")
     store.change_tags(lambda table: {name: i for name, i in table.items() if i != image_id})
-    discard(store, store.image_store.path(image_id))
+    if store.image_store.path(image_id).exists():
+        discard(store.temporary, store.image_store.path(image_id))
     for directory in {layer.directory for layer in layers}:
-        discard(store, directory)
-    for path in unneeded_blobs(store, kept):
+        discard(store.temporary, directory)
+    for path in unneeded_blobs(store, kept) if len(kept) == len(others) else ():
         path.unlink()
     return tuple(dict.fromkeys(layer.diff_id for layer in layers))
 
 
-def discard(store: Store, directory: Path) -> None:
-    """Take a directory away in one step, then delete it; a crash in between leaves it to the next sweep."""
-    doomed = store.temporary / f"removed-{os.getpid()}-{directory.name}"
-    os.rename(directory, doomed)
-    remove_tree(os.fspath(doomed))
+def _whole(store: Store, image_id: str) -> Image | None:
+    """An image, unless something of it is missing or damaged."""
+    try:
+        return store.image_store.find(image_id)
+    except ImageError:
+        return None
 
 
 def unneeded_blobs(store: Store, images: Iterable[Image]) -> list[Path]:

@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 import xattr
 
+from pyunionfs.image import jsons
 from pyunionfs.image.archive import open_archive, split_reference
 from pyunionfs.image.archived import ArchivedImage
 from pyunionfs.image.blobs import BlobStore
@@ -87,29 +88,37 @@ class Store:
     # -- reading
 
     @property
+    def exists(self) -> bool:
+        """Whether anything was ever loaded: a directory without ``store.json`` is none of ours."""
+        return (self.root / "store.json").exists()
+
+    @property
     def marks(self) -> Namespace:
         """Which xattrs carry the marks of this store's layers: ``overlay.marks.TRUSTED`` or ``USER``.
 
         With USER, a kernel mount of the layers needs the option ``userxattr``. Raises ImageError for a
         store of a later version of this program.
         """
-        try:
-            table = json.loads((self.root / "store.json").read_bytes())
-        except FileNotFoundError:
+        path = self.root / "store.json"
+        if not self.exists:
             return TRUSTED if os.geteuid() == 0 else USER
-        if table.get("version") != _VERSION:
-            raise ImageError(
-                f"{self.root}: a store of format {table.get('version')}, this program reads {_VERSION}"
-            )
-        return TRUSTED if table["marks"] == TRUSTED.prefix else USER
+        with jsons.damage(path):
+            table = json.loads(path.read_bytes())
+            version, marks = table["version"], table["marks"]
+        if version != _VERSION:
+            raise ImageError(f"{self.root}: a store of format {version}, this program reads {_VERSION}")
+        return TRUSTED if marks == TRUSTED.prefix else USER
 
     def tags(self) -> dict[str, str]:
         """All tags, each with its image's id."""
+        path = self.root / "tags.json"
         try:
-            table: dict[str, str] = json.loads((self.root / "tags.json").read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
             return {}
-        return table
+        with jsons.damage(path):
+            table = jsons.expect(json.loads(content), dict, what="tags")
+            return {name: jsons.expect(value, str, what=name) for name, value in table.items()}
 
     def images(self) -> list[Image]:
         """All images, by their first tag; those without one come last."""
@@ -266,7 +275,7 @@ class Store:
 
     def tag(self, reference: str, name: str) -> None:
         """Give an image one more name. Raises ImageError."""
-        with locked(self.root / "lock", exclusive=False) if self.root.exists() else ExitStack():
+        with locked(self.root / "lock", exclusive=False) if self.exists else ExitStack():
             self._tag(self.image(reference).id, (normalise(name),))
 
     def _tag(self, image_id: str, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ want to do the same wait for each other, and one that nobody holds was left by a
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,8 +91,12 @@ def sweep(directory: Path) -> None:
 
 def abandoned(directory: Path) -> Iterator[Path]:
     """The temporary directories that no process works in, and none begins to while each is looked at."""
-    with os.scandir(directory) as entries:
-        paths = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    fd = os.open(directory, _OPEN_DIR)  # and not where a symlink leads
+    try:
+        with os.scandir(fd) as entries:
+            paths = [directory / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(fd)
     for path in paths:
         try:
             fd = os.open(path, _OPEN_DIR)
@@ -105,6 +110,23 @@ def abandoned(directory: Path) -> Iterator[Path]:
             pass  # at work
         finally:
             os.close(fd)
+
+
+def discard(temporary: Path, directory: Path) -> None:
+    """Take a directory away in one step, then delete it; a crash in between leaves it to the next sweep of the
+    directory ``temporary``, which must be on the same filesystem."""
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    doomed = temporary / f"removed-{os.getpid()}-{directory.name}"
+    os.rename(directory, doomed)
+    remove_tree(os.fspath(doomed))
+
+
+def own_directories(directory: Path, name: re.Pattern[str]) -> set[Path]:
+    """The directories of such names in a directory; whatever else is there is not ours, and left alone."""
+    if not directory.is_dir():
+        return set()
+    with os.scandir(directory) as entries:
+        return {Path(e.path) for e in entries if name.fullmatch(e.name) and e.is_dir(follow_symlinks=False)}
 
 
 def is_held(directory: Path) -> bool:

@@ -16,6 +16,8 @@ import pytest
 from ours import Ours
 from processes import in_processes
 
+NOBODY = "0" * 64
+
 pytestmark = pytest.mark.parametrize("ours", ["none"], indirect=True)
 
 
@@ -93,14 +95,12 @@ def test_what_was_killed_is_put_right(ours: Ours) -> None:
 def test_what_is_left_over_is_removed(ours: Ours) -> None:
     ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
     image = json.loads(ours("image", "ls", "--json"))[0]["Id"].partition(":")[2]
-    (ours.root / "containers" / "half").mkdir()
+    (ours.root / "containers" / NOBODY).mkdir()
     (ours.root / "tmp" / "dead").mkdir(exist_ok=True)
-    (ours.root / "layers/sha256" / ("0" * 64) / "diff").mkdir(parents=True)
-    (ours.root / "blobs/sha256" / ("0" * 64)).write_text("x")
-    tags = json.loads((ours.root / "tags.json").read_text())
-    (ours.root / "tags.json").write_text(json.dumps({**tags, "gone:1": "sha256:" + "0" * 64}))
+    (ours.root / "layers/sha256" / NOBODY / "diff").mkdir(parents=True)
+    (ours.root / "blobs/sha256" / NOBODY).write_text("x")
     found = check(ours, status=1)
-    expected = {"container half", "tmp/dead", f"layer {'0' * 12}", f"blob {'0' * 12}", "tag gone:1"}
+    expected = {f"{kind} {NOBODY[:12]}" for kind in ("container", "layer", "blob")} | {"tmp/dead"}
     assert found.keys() == expected
     assert all(item["repairable"] for item in found.values())
     assert check(ours, "--repair", status=0).keys() == expected
@@ -118,12 +118,121 @@ def test_what_is_lost_is_told_and_nothing_is_removed_for_it(ours: Ours) -> None:
     content = config.read_bytes()
     config.write_text("{")
     found = check(ours, "--repair", status=1)
-    assert any("cannot be read" in item["what"] for item in found.values())
+    assert any("not valid JSON" in item["what"] for item in found.values())
     assert one(ours.root / "layers/sha256").is_dir()
     config.write_bytes(content)
     shutil.rmtree(one(ours.root / "layers/sha256"))
     found = check(ours, "--repair", status=1)
     assert any("part of it is missing" in item["what"] for item in found.values())
+
+
+def test_without_its_images_a_store_keeps_the_rest(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
+    shutil.move(ours.root / "images", ours.root / "elsewhere")
+    for _ in range(2):
+        found = check(ours, "--repair", status=1)
+        assert {"tag app:1", "container one"} <= found.keys()
+        assert not any(item["repairable"] for item in found.values())
+    assert one(ours.root / "layers/sha256").is_dir()
+    assert one(ours.root / "blobs/sha256").is_file()
+    (ours.root / "images").rmdir() if (ours.root / "images").exists() else None
+    shutil.move(ours.root / "elsewhere", ours.root / "images")
+    assert check(ours, status=0) == {}
+    assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
+
+
+def test_what_a_container_has_changed_is_kept_without_its_description(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "echo dear >/data/dear")
+    container = one(ours.root / "containers")
+    (container / "container.json").unlink()
+    (found,) = check(ours, "--repair", status=1).values()
+    assert not found["repairable"]
+    assert (container / "diff/data/dear").read_text() == "dear\n"
+
+
+def test_a_directory_that_is_no_store_is_left_alone(ours: Ours, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for path in ("containers/storage/overlay", "blobs/a", "layers/sha256/x", f"containers/{NOBODY}", "tmp/dead"):
+        (other / path).mkdir(parents=True)
+    (other / "blobs/a/b").write_text("x")
+    before = sorted(other.rglob("*"))
+    for words in (("check", "--repair"), ("prune", "--force", "--all"), ("df",)):
+        ours("system", "--root", other, *words)
+    assert sorted(other.rglob("*")) == before
+
+
+def test_no_symlink_leads_a_repair_out_of_the_store(ours: Ours, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "dir").mkdir(parents=True)
+    (outside / NOBODY).write_text("x")
+    (ours.root / "blobs/md5").symlink_to(outside)
+    (ours.root / "layers/sha256" / NOBODY).symlink_to(outside)
+    shutil.rmtree(ours.root / "tmp")
+    (ours.root / "tmp").symlink_to(outside)
+    check(ours, "--repair", status=1)
+    ours.attempt("image", "squash", "app:1", "flat:1")
+    assert sorted(path.name for path in outside.iterdir()) == sorted([NOBODY, "dir"])
+
+
+def test_removing_an_image_takes_nothing_of_a_damaged_one(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "echo new >/data/new")
+    ours("commit", "one", "app:2")
+    ours("rm", "one")
+    blobs = set((ours.root / "blobs/sha256").iterdir())
+    base = next(path for path in (ours.root / "layers/sha256").iterdir() if (path / "diff/bin/busybox").exists())
+    (base / "layer.json").rename(ours.root / "kept")
+    ours("image", "rm", "app:2")
+    assert set((ours.root / "blobs/sha256").iterdir()) == blobs
+    (ours.root / "kept").rename(base / "layer.json")
+    ours("system", "check", "--repair")
+    assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "garbage", "5", ""])
+@pytest.mark.parametrize("table", ["tags", "store", "image", "layer", "container"])
+def test_a_damaged_table_is_one_line_that_names_it(ours: Ours, table: str, content: str) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "rm /data/old")
+    (path,) = ours.root.rglob(f"{table}.json")
+    path.write_text(content)
+    for words in (
+        ("system", "check", "--repair"),
+        ("system", "df"),
+        ("image", "ls"),
+        ("image", "rm", "app:1"),
+        ("image", "prune"),
+        ("ps", "-a"),
+        ("info",),
+        ("run", "--no-runtime", "--rm", "app:1", "pwd"),
+    ):
+        done = ours.attempt(*words)
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said, (words, said)
+        assert done.returncode in (0, 1), words
+        if done.returncode and "check" not in words:
+            assert len(done.stderr.strip().splitlines()) == 1, (words, done.stderr)
+    if (table, content) != ("tags", "{}"):  # which says that there are none
+        done = ours.attempt("system", "check")
+        assert path.name in done.stdout + done.stderr
+        assert done.returncode == 1
+    shutil.rmtree(ours.root / "containers")
+
+
+def test_a_blob_that_is_empty_is_not_saved(ours: Ours, tmp_path: Path) -> None:
+    one(ours.root / "blobs/sha256").write_bytes(b"")
+    done = ours.attempt("image", "save", "app:1", "-o", tmp_path / "saved.tar")
+    assert done.returncode == 1
+    assert "damaged" in done.stderr
+    assert not (tmp_path / "saved.tar").exists()
+
+
+def test_directories_of_the_store_that_are_gone_are_made_again(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "echo new >/data/new")
+    for name in ("tmp", "bundle", "merged"):
+        path = ours.root / "tmp" if name == "tmp" else one(ours.root / "containers") / name
+        shutil.rmtree(path)
+    ours("start", "one")
+    ours("rm", "-f", "one")
+    ours("image", "rm", "app:1")
 
 
 def test_a_damaged_upper_directory_is_told(ours: Ours) -> None:
