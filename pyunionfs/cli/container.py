@@ -18,6 +18,8 @@ from ..container.containers import Container, Containers
 from ..container.run import NO_RUNTIME, Runner, choose_runtime
 from ..image.store import Store
 from ..image.workspace import to_json
+from ..paths import Paths
+from ..views.compare import view
 from ..views.union import Union
 from .text import print_table, printable, table
 
@@ -96,6 +98,8 @@ def run(
     del interactive
     if detach and (remove or chosen["terminal"]):
         raise click.UsageError("-d excludes --rm and -t")
+    if runtime and no_runtime:
+        raise click.UsageError("--runtime excludes --no-runtime")
     runner = _runner(root)
     program = choose_runtime(NO_RUNTIME if no_runtime else runtime)
     image = runner.store.image(reference)
@@ -209,7 +213,8 @@ def kill(name: str, references: tuple[str, ...], root: str | None) -> None:
     """Send a signal to the first process of a container."""
     runner = _runner(root)
     try:
-        number = signal.Signals(int(name)) if name.isdecimal() else signal.Signals["SIG" + name.removeprefix("SIG")]
+        word = name.upper().removeprefix("SIG")
+        number = signal.Signals(int(word)) if word.isdecimal() else signal.Signals["SIG" + word]
     except (ValueError, KeyError):
         raise click.UsageError(f"there is no signal {name}") from None
     for reference in references:
@@ -338,8 +343,17 @@ def make_bundle(root: str | None, reference: str, directory: Path, command: tupl
         (directory / name).mkdir(exist_ok=True)
     rootfs = (directory / "rootfs").absolute()
     options = _options(command=list(command), **chosen)
-    spec = bundle(image.config, options, rootfs, hostname=image.short_id)
+    with view(store, image.layers) as overlay:
+
+        def read(path: str) -> bytes:
+            try:
+                return Paths(overlay).read_bytes(path) if overlay is not None else b""
+            except OSError:
+                return b""
+
+        spec = bundle(image.config, options, rootfs, hostname=image.short_id, read=read)
     (directory / "config.json").write_bytes(to_json(spec))
-    click.echo(f"pyunionfs mount --image {image.id} --upper {directory / 'diff'} {rootfs}")
-    click.echo(f"runc run --bundle {directory} NAME")
-    click.echo(f"pyunionfs umount {rootfs}")
+    upper, rootfs_words = shlex.quote(f"{directory / 'diff'}"), shlex.quote(f"{rootfs}")
+    click.echo(f"pyunionfs mount --image {image.id} --upper {upper} {rootfs_words}")
+    click.echo(f"runc run --bundle {shlex.quote(str(directory))} NAME")
+    click.echo(f"pyunionfs umount {rootfs_words}")

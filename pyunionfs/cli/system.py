@@ -82,9 +82,9 @@ def prune(runner: Runner, everything: bool, force: bool) -> None:
     """Remove containers that do not run, images that nobody calls by a name, and leftovers."""
     if not force:
         which = "all images that no container has" if everything else "images without a tag"
-        click.confirm(
-            f"Remove all containers that do not run, with what they have changed, and {which}?", abort=True
-        )
+        asked = f"Remove all containers that do not run, with what they have changed, and {which}?"
+        if not click.confirm(asked):
+            raise OSError("nothing was removed")
     before = sum(item.size for item in usage(runner))
     for kind, name in upkeep.prune(runner, everything=everything):
         click.echo(f"removed  {kind} {name}")

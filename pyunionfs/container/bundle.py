@@ -6,8 +6,9 @@ read-only paths are docker's defaults (moby oci/defaults.go, oci/caps/defaults.g
 
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _SETS = ("bounding", "permitted", "effective")
 _MASKED = [f"/proc/{name}" for name in ("acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "scsi")]
 _READ_ONLY = [f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger")]
 _TTY = 5  # the group of terminals
+_HOSTNAME_MAX = 64  # HOST_NAME_MAX
 _ACCOUNT_SIZE = 1 << 20  # bytes of /etc/passwd and /etc/group that are read
 
 
@@ -47,6 +49,11 @@ class Options:
 
     def check(self) -> None:
         """Raises OSError with a sentence."""
+        if len(self.hostname) > _HOSTNAME_MAX:
+            raise OSError(f"the hostname is longer than {_HOSTNAME_MAX} characters")
+        for item in self.env:
+            if not item.partition("=")[0]:
+                raise OSError(f"variable {item!r} has no name")
         for volume in self.volumes:
             source, target, _ = _volume(volume)
             if not os.path.exists(source):
@@ -67,13 +74,17 @@ class Process:
     groups: list[int]
 
 
-def process_of(config: Config, options: Options, root: Path) -> Process:
+Read = Callable[[str], bytes]
+"""Gives what is in a file of a container's root; b"" if it is not there."""
+
+
+def process_of(config: Config, options: Options, read: Read) -> Process:
     """Put together the image's Entrypoint, Cmd, Env, User and WorkingDir with what was asked for (image-spec
-    conversion.md). ``root`` is the container's mounted root. Raises OSError if there is no command or user."""
+    conversion.md). Raises OSError if there is no command or user."""
     args = config.run_list("Entrypoint") + list(options.command or config.run_list("Cmd"))
-    if not args:
+    if not args or not args[0]:
         raise OSError("no command: the image has none, so give one")
-    uid, gid, groups, home = _account(options.user or config.run_text("User"), root)
+    uid, gid, groups, home = _account(options.user or config.run_text("User"), read)
     asked = [item if "=" in item else f"{item}={os.environ.get(item, '')}" for item in options.env]
     env = {"PATH": PATH, "HOME": home}
     if options.terminal:
@@ -85,9 +96,12 @@ def process_of(config: Config, options: Options, root: Path) -> Process:
     return Process(args, words, options.workdir or config.run_text("WorkingDir") or "/", uid, gid, groups)
 
 
-def bundle(config: Config, options: Options, root: Path, *, hostname: str, cgroup: str = "") -> dict[str, Any]:
-    """The ``config.json`` of a bundle whose root is at ``root``. Raises OSError as :func:`process_of`."""
-    process = process_of(config, options, root)
+def bundle(
+    config: Config, options: Options, root: Path, *, hostname: str, cgroup: str = "", read: Read | None = None
+) -> dict[str, Any]:
+    """The ``config.json`` of a bundle whose root is at ``root``, and mounted there unless there is a ``read``.
+    Raises OSError as :func:`process_of`."""
+    process = process_of(config, options, read or partial(_read_in, root))
     if not (_is_mapped(process.uid, "uid") and _is_mapped(process.gid, "gid")):
         raise OSError(f"no user {process.uid}:{process.gid} here: /etc/subuid and /etc/subgid give you no such id")
     spaces = ["pid", "ipc", "uts", "mount"] + (["network"] if options.network == "none" else [])
@@ -177,17 +191,17 @@ def _bind(text: str) -> dict[str, Any]:
 # -- users
 
 
-def _account(user: str, root: Path) -> tuple[int, int, list[int], str]:
+def _account(user: str, read: Read) -> tuple[int, int, list[int], str]:
     """uid, gid, further groups and home directory for ``name``, ``uid``, or one of them with ``:group``."""
     who, _, group = user.partition(":")
     who = who or "0"
-    accounts = _table(root, "etc/passwd", 7, (2, 3))
+    accounts = _table(read("etc/passwd"), 7, (2, 3))
     row = next((row for row in accounts if who in (row[0], row[2])), None)
     if row is None and not who.isdecimal():
         raise OSError(f"no user {who} in the container's /etc/passwd")
     uid = int(row[2]) if row is not None else int(who)
     home = (row[5] if row is not None else "") or "/"
-    groups = _table(root, "etc/group", 4, (2,))
+    groups = _table(read("etc/group"), 4, (2,))
     if group:
         return uid, _group(group, groups), [], home
     name = row[0] if row is not None else ""
@@ -202,19 +216,23 @@ def _group(group: str, groups: Sequence[Sequence[str]]) -> int:
     return int(row[2]) if row is not None else int(group)
 
 
-def _table(root: Path, path: str, columns: int, numbers: Sequence[int]) -> list[list[str]]:
-    """Rows of a file like passwd(5), found without leaving the container's root; none if there is no such file."""
+def _table(content: bytes, columns: int, numbers: Sequence[int]) -> list[list[str]]:
+    """Rows of a file like passwd(5)."""
+    rows = [line.split(":") for line in content.decode(errors="replace").splitlines()]
+    return [row for row in rows if len(row) == columns and all(row[column].isdecimal() for column in numbers)]
+
+
+def _read_in(root: Path, path: str) -> bytes:
+    """The beginning of a file, found without leaving the container's root."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = linux.openat2(root_fd, path.encode(), os.O_RDONLY | os.O_NONBLOCK, resolve=linux.RESOLVE_IN_ROOT)
     except OSError:
-        return []
+        return b""
     finally:
         os.close(root_fd)
     with open(fd, "rb") as file:
-        lines = file.read(_ACCOUNT_SIZE).decode(errors="replace").splitlines()
-    rows = [line.split(":") for line in lines]
-    return [row for row in rows if len(row) == columns and all(row[column].isdecimal() for column in numbers)]
+        return file.read(_ACCOUNT_SIZE)
 
 
 def size_of(text: str) -> int:

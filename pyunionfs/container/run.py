@@ -26,6 +26,7 @@ from ..transport import mount
 from . import rootless
 from .bundle import Options, bundle
 from .containers import Container, Containers
+from .unshared import PASSED_ON
 
 RUNTIMES = ("runc", "crun")  # those that are tried, in this order
 NO_RUNTIME = "none"
@@ -88,6 +89,7 @@ class Runner:
             raise OSError(told.decode(errors="replace") or "the container did not start")
 
     def _run(self, container: Container, report: int | None) -> int:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and undo what was done so far
         with self.containers.running(container):
             self.clear(container)
             for name in ("work", "merged", "bundle"):
@@ -105,7 +107,8 @@ class Runner:
         pid_file.unlink(missing_ok=True)
         with self._streams(container, report) as streams:
             process = subprocess.Popen(self._command(container, pid_file), **streams)  # type: ignore[call-overload]
-        old = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what the terminal sends, the container gets too
+        old = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in PASSED_ON}
+        old[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, the container has it too
         try:
             while process.poll() is None and not pid_file.exists():
                 time.sleep(_POLL)
@@ -118,7 +121,8 @@ class Runner:
                     os.close(report)
             code: int = process.wait()
         finally:
-            signal.signal(signal.SIGINT, old)
+            for number, handler in old.items():
+                signal.signal(number, handler)
         if not pid_file.exists():
             said = container.path("log").read_text(errors="replace").strip().splitlines() if report else []
             raise OSError(said[-1] if said else f"the runtime ended with status {code}")
@@ -201,7 +205,8 @@ class Runner:
         command, environ = self._exec_command(container, pid, args, env, terminal=terminal)
 
         def execute() -> int:
-            return subprocess.run(command, env=environ).returncode
+            code = subprocess.run(command, env=environ).returncode
+            return code if code >= 0 else 128 - code
 
         return rootless.inside(pid, execute) if rootless.is_needed() else execute()
 

@@ -16,6 +16,7 @@ limits by cgroups. So this confines nobody who means harm. Sources: namespaces(7
 
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -40,6 +41,8 @@ _FLAGS = {
     "rbind": linux.MS_BIND | linux.MS_REC,
     "strictatime": linux.MS_STRICTATIME,
 }
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that who runs a container gives to the container's first process."""
 _PROPAGATION = ("rprivate", "private", "rw")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
@@ -58,7 +61,12 @@ def run(bundle: Path, pid_file: Path) -> int:
         except OSError as error:
             words = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
             print(f"pyunionfs: {words}", file=sys.stderr)
+        except ValueError as error:  # what no system call takes: an empty name, a zero byte
+            print(f"pyunionfs: {error}", file=sys.stderr)
         os._exit(127)
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, the container has it too
     unfinished = pid_file.with_name("pid-unfinished")  # who waits for the file is to find the number in it
     unfinished.write_text(f"{pid}")
     unfinished.rename(pid_file)

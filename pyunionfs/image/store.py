@@ -104,10 +104,11 @@ class Store:
             return TRUSTED if os.geteuid() == 0 else USER
         with jsons.damage(path):
             table = json.loads(path.read_bytes())
-            version, marks = table["version"], table["marks"]
+            version = table["version"]
         if version != _VERSION:
             raise ImageError(f"{self.root}: a store of format {version}, this program reads {_VERSION}")
-        return TRUSTED if marks == TRUSTED.prefix else USER
+        with jsons.damage(path):
+            return TRUSTED if table["marks"] == TRUSTED.prefix else USER
 
     def tags(self) -> dict[str, str]:
         """All tags, each with its image's id."""

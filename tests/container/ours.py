@@ -45,6 +45,11 @@ class Ours:
     def run(self, *words: str | Path, **more: Any) -> str:
         return self("run", *self.runtime, *words, **more)
 
+    def begin(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Run a command without waiting for it."""
+        env = {**os.environ, "PYUNIONFS_ROOT": str(self.root)}
+        return subprocess.Popen([*self._enter, sys.executable, "-m", "pyunionfs", *words], env=env)
+
     @contextmanager
     def terminal(self, *words: str) -> Iterator["Terminal"]:
         """A command that is run at a terminal of its own."""
@@ -90,9 +95,12 @@ class Terminal:
     def types(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, words: bytes) -> None:
-        """Read until something is said."""
+    def until(self, words: bytes, *, typing: str = "") -> None:
+        """Read until something is said; ``typing`` is typed again and again until then."""
         said, deadline = b"", time.monotonic() + _PATIENCE
         while words not in said:
-            assert select.select([self._fd], [], [], deadline - time.monotonic())[0], said
-            said += os.read(self._fd, 4096)
+            assert time.monotonic() < deadline, said
+            if typing:
+                self.types(typing)
+            if select.select([self._fd], [], [], 0.5)[0]:
+                said += os.read(self._fd, 4096)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ours import Ours
+from ours import Ours, until
 
 
 def test_what_it_is_from_the_inside(ours: Ours) -> None:
@@ -111,12 +111,38 @@ def test_somebody_types_at_a_terminal(ours: Ours) -> None:
     with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh") as terminal:
         terminal.types("echo $((40 + 2)) is said; sleep 1000\n")
         terminal.until(b"42 is said")
-        terminal.types("\x03")  # Ctrl-C, for the sleep
+        terminal.until(b"# ", typing="\x03")  # Ctrl-C, for the sleep, once there is one
         terminal.types("echo $((40 + 3)) is said\n")
         terminal.until(b"43 is said")
         terminal.types("exit 7\n")
     assert terminal.status == 7
     assert ours("ps", "-aq") == ""
+
+
+def test_what_is_typed_to_end_it_the_container_gets(ours: Ours) -> None:
+    script = "trap 'echo caught; exit 5' INT; echo ready; while true; do sleep 0.1; done"
+    with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh", "-c", script) as terminal:
+        terminal.until(b"ready")
+        terminal.types("\x03")
+        terminal.until(b"caught")
+    assert terminal.status == 5
+
+
+def test_signals_are_passed_on(ours: Ours) -> None:
+    script = "trap 'exit 6' TERM; touch /data/ready; while true; do sleep 0.1; done"
+    with ours.begin("run", *ours.runtime, "--name", "one", "app:1", "sh", "-c", script) as process:
+        upper = ours.root / "containers"
+        until(lambda: str(bool(list(upper.glob("*/diff/data/ready")))), "True")
+        process.terminate()
+        assert process.wait(30) == 6
+    assert ours.inspect("one")["State"]["ExitCode"] == 6
+    ours("start", "one")
+
+
+def test_a_command_that_is_killed_in_it(ours: Ours) -> None:
+    ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
+    ours("exec", "one", "sh", "-c", "kill -9 $$", status=137)
+    ours("kill", "-s", "sigkill", "one")
 
 
 def test_memory_is_limited_by_a_runtime(ours: Ours) -> None:
@@ -170,6 +196,10 @@ def test_a_symlink_of_the_image_does_not_lead_a_mount_out_of_it(ours: Ours, tmp_
         (["-v", "/missing:/mnt", "app:1", "ls"], "/missing does not exist"),
         (["-v", "nonsense", "app:1", "ls"], "not SOURCE:TARGET"),
         (["--memory", "much", "app:1", "ls"], "is no size"),
+        (["-e", "=x", "app:1", "ls"], "has no name"),
+        (["--hostname", "x" * 65, "app:1", "ls"], "longer than 64"),
+        (["--name", "a\nb", "app:1", "ls"], "is no name of a container"),
+        (["app:1", ""], "no command"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(ours: Ours, words: list[str], said: str) -> None:
@@ -184,6 +214,10 @@ def test_what_cannot_be_run_is_one_line(ours: Ours, words: list[str], said: str)
 def test_a_bundle_is_run_by_hand(ours: Ours, tmp_path: Path) -> None:
     if "runc" not in ours.runtime:
         pytest.skip("by runc")
+    told = ours("bundle", "-u", "app", "app:1", tmp_path / "bundle", "id")
+    process = json.loads((tmp_path / "bundle/config.json").read_text())["process"]
+    assert process["user"] == {"uid": 12, "gid": 34, "additionalGids": [77]}
+    assert "HOME=/home/app" in process["env"]
     told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", "echo by hand; echo x >/data/new")
     for line in told.splitlines():
         words = line.replace("NAME", "by-hand").replace("pyunionfs ", f"{sys.executable} -m pyunionfs ").split()
