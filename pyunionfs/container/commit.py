@@ -20,7 +20,7 @@ from ..image.images import Image
 from ..image.layers import Layer
 from ..image.limits import DEFAULT_LIMITS
 from ..image.pack import PackedMember, write_layer
-from ..image.reference import normalise
+from ..image.reference import named
 from ..image.source import Member
 from ..image.store import Store
 from ..overlay.marks import USER
@@ -81,8 +81,8 @@ def squash(store: Store, image: Image, *, onto: Image | None = None, tag: str | 
 def _difference(store: Store, old: Sequence[Layer], new: Sequence[Layer]) -> Iterator[PackedMember]:
     with view(store, old) as below, view(store, new) as merged:
         assert merged is not None
-        members = Members(merged, configs.source_date_epoch())
-        if below is None:  # or the root is that of a layer below
+        members = Members(merged, configs.source_date_epoch(), every_xattr=True)
+        if below is None:
             yield from members.of(b".", merged.getattr(ROOT))
         for path, _, attr in compare(below, merged):
             if attr is None:
@@ -126,7 +126,7 @@ def _add(
         table["history"].append({**said, **({} if count else {"empty_layer": True})})
         raw = json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         parsed = configs.parse(raw, where="the new configuration", limits=DEFAULT_LIMITS)
-        tags = (normalise(tag),) if tag is not None else ()
+        tags = (named(tag),) if tag is not None else ()
         return store.add(ArchivedImage(parsed, tags, tuple(layers)), where="commit")
 
 

@@ -19,12 +19,14 @@ _CAPABILITY = b"security.capability"
 class Members:
     """Makes members of the objects of one union, and knows which names of a file it has had.
 
-    ``latest`` is a time in seconds that no member's exceeds (SOURCE_DATE_EPOCH).
+    ``latest`` is a time in seconds that no member's exceeds (SOURCE_DATE_EPOCH). Of the xattrs only capabilities
+    are taken, as by docker and podman, or with ``every_xattr`` all.
     """
 
-    def __init__(self, overlay: Overlay, latest: int | None) -> None:
+    def __init__(self, overlay: Overlay, latest: int | None, *, every_xattr: bool = False) -> None:
         self._overlay = overlay
         self._latest = latest
+        self._every_xattr = every_xattr
         self._links: dict[int, bytes] = {}  # by the number that people see: the first name
 
     def of(self, path: bytes, attr: Attr) -> Iterator[PackedMember]:
@@ -48,12 +50,16 @@ class Members:
             link=first if is_link else self._overlay.readlink(attr.ino) if stat.S_ISLNK(attr.mode) else b"",
             is_hard_link=is_link,
             device=(os.major(attr.rdev), os.minor(attr.rdev)),
-            capability=self._capability(attr.ino) if is_file else b"",
+            xattrs={} if is_link else self._xattrs(attr.ino, attr.mode),
             open=partial(_open, self._overlay, attr.ino) if is_file else None,
         )
 
-    def _capability(self, ino: Ino) -> bytes:
-        return self._overlay.getxattr(ino, _CAPABILITY) if _CAPABILITY in self._overlay.listxattr(ino) else b""
+    def _xattrs(self, ino: Ino, mode: int) -> dict[bytes, bytes]:
+        if not (self._every_xattr or stat.S_ISREG(mode)):
+            return {}
+        names = self._overlay.listxattr(ino)
+        taken = names if self._every_xattr else {_CAPABILITY} & set(names)
+        return {name: self._overlay.getxattr(ino, name) for name in taken}
 
 
 def _open(overlay: Overlay, ino: Ino) -> BinaryIO:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -258,9 +259,14 @@ class Runner:
         if options.memory and not runtime:
             raise OSError("a limit of memory is set by a runtime: --memory excludes --no-runtime")
         with self.store.keeping(image):
-            return self.containers.create(
+            made = self.containers.create(
                 name=name, image=image.id, image_name=reference, runtime=runtime, options=asdict(options)
             )
+        if image.lowerdirs and not rootless.is_needed():  # the root of a union is that of its upper directory
+            root = image.lowerdirs[0].stat()
+            os.chown(made.path("diff"), root.st_uid, root.st_gid)
+            made.path("diff").chmod(stat.S_IMODE(root.st_mode))
+        return made
 
 
 def _unmount(merged: Path) -> None:

@@ -1,20 +1,20 @@
 """Writing a layer's tar: what :mod:`.unpack` reads, the other way round.
 
 The same members give the same bytes: names are sorted by who calls, owners have numbers only, times are whole
-seconds, and PAX headers (for long names, large numbers, capabilities) come only where they are needed. Of the
-xattrs only ``security.capability`` is written, as docker and podman do. Source: OCI image-spec layer.md, tar(5).
+seconds, and PAX headers (for long names, large numbers, xattrs) come only where they are needed. Source: OCI
+image-spec layer.md, tar(5).
 """
 
 import hashlib
 import stat
 import tarfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 WHITEOUT = b".wh."  # OCI image-spec layer.md, "Whiteouts"
 OPAQUE = b".wh..wh..opq"
-_CAPABILITY = "SCHILY.xattr.security.capability"
+_XATTR = "SCHILY.xattr."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class PackedMember:
     link: bytes = b""  # of a symlink its target, of a further name the path of the first
     is_hard_link: bool = False
     device: tuple[int, int] = (0, 0)  # major, minor
-    capability: bytes = b""
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
     open: Callable[[], BinaryIO] | None = None  # the data of a regular file
 
     @classmethod
@@ -99,8 +99,7 @@ def _header(member: PackedMember) -> tarfile.TarInfo:
     info.linkname = _text(member.link)
     info.size = member.size if info.isreg() else 0
     info.devmajor, info.devminor = member.device
-    if member.capability:
-        info.pax_headers = {_CAPABILITY: _text(member.capability)}
+    info.pax_headers = {_XATTR + _text(name): _text(value) for name, value in sorted(member.xattrs.items())}
     return info
 
 

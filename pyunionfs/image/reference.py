@@ -32,6 +32,18 @@ def normalise(reference: str) -> str:
     return f"{name}:{tag or 'latest'}{digest}" if tag or not digest else name + digest
 
 
+def named(reference: str) -> str:
+    """As :func:`normalise`, of a name that is about to be given: one that other tools take, too.
+
+    Raises ImageError for a repository with capital letters (distribution's reference grammar), which archives may
+    have nevertheless; and for what looks like an id.
+    """
+    name = normalise(reference)
+    if name.rpartition(":")[0] != name.rpartition(":")[0].lower() or name.startswith("sha256:"):
+        raise ImageError(f"{show(reference)}: a repository's name has small letters only, and is not sha256")
+    return name
+
+
 def normalised(reference: str) -> str | None:
     """As :func:`normalise`; None for what is no reference (``<none>:<none>``, a free name of an OCI layout)."""
     try:

@@ -12,7 +12,7 @@ from pyunionfs.image.archived import ArchivedImage, ArchivedLayer
 from pyunionfs.image.compression import open_plain
 from pyunionfs.image.images import Image
 from pyunionfs.image.limits import DEFAULT_LIMITS
-from pyunionfs.image.reference import normalise
+from pyunionfs.image.reference import named
 from pyunionfs.image.source import Member
 from pyunionfs.image.store import Store
 from pyunionfs.image.streams import CHUNK
@@ -45,4 +45,4 @@ def import_rootfs(
     raw = json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
     parsed = configs.parse(raw, where="the new configuration", limits=DEFAULT_LIMITS)
     layer = ArchivedLayer(diff_id, tar.name, member, None)
-    return store.add(ArchivedImage(parsed, (normalise(tag),) if tag else (), (layer,)), where=str(tar))
+    return store.add(ArchivedImage(parsed, (named(tag),) if tag else (), (layer,)), where=str(tar))

@@ -32,7 +32,7 @@ from pyunionfs.image.errors import ImageError, show
 from pyunionfs.image.images import Image, ImageStore, not_found
 from pyunionfs.image.layers import Layer, LayerStore
 from pyunionfs.image.limits import DEFAULT_LIMITS, Limits
-from pyunionfs.image.reference import id_prefix, normalise, normalised
+from pyunionfs.image.reference import id_prefix, named, normalised
 from pyunionfs.image.streams import Meter
 from pyunionfs.image.workspace import hold, locked, sweep, to_json, workspace, write_atomically
 from pyunionfs.overlay.marks import OPAQUE_YES, TRUSTED, USER, Namespace
@@ -199,7 +199,7 @@ class Store:
         if isinstance(archive, str) and reference is None:
             archive, reference = split_reference(archive, exists=os.path.lexists(archive))
         listen = progress or (lambda _: None)
-        new_name = (normalise(tag),) if tag is not None else None
+        new_name = (named(tag),) if tag is not None else None
         self._prepare()
         with ExitStack() as stack:
             stack.enter_context(locked(self.root / "lock", exclusive=False))
@@ -277,7 +277,7 @@ class Store:
     def tag(self, reference: str, name: str) -> None:
         """Give an image one more name. Raises ImageError."""
         with locked(self.root / "lock", exclusive=False) if self.exists else ExitStack():
-            self._tag(self.image(reference).id, (normalise(name),))
+            self._tag(self.image(reference).id, (named(name),))
 
     def _tag(self, image_id: str, names: Sequence[str]) -> None:
         if names:

@@ -18,20 +18,27 @@ from ..vfs import ROOT, Attr, Ino
 from .union import Union
 
 _BLOCK = 1 << 20
+_SECOND = 10**9  # ns
 
 
 class Difference(NamedTuple):
     """One object that is not the same."""
 
-    path: bytes  # from the root, without a slash before it
+    path: bytes  # from the root, which is b".", without a slash before it
     kind: str  # "A", "C" or "D"
     attr: Attr | None  # in the new union
 
 
 def compare(old: Overlay | None, new: Overlay) -> Iterator[Difference]:
     """The differences, each directory before what is in it, names in the order of their bytes; an ``old`` of None
-    is empty. What was looked up is held until the unions are closed. Raises OSError.
+    is empty. The root itself is compared by mode and owner, for a layer need not say more of it. What was looked up
+    is held until the unions are closed. Raises OSError.
     """
+    root = new.getattr(ROOT)
+    if old is not None:
+        before = old.getattr(ROOT)
+        if (before.mode, before.uid, before.gid) != (root.mode, root.uid, root.gid):
+            yield Difference(b".", "C", root)
     yield from _Pair(old, new).directory(b"", ROOT if old is not None else None, ROOT)
 
 
@@ -91,7 +98,9 @@ class _Pair:
         old, new = self._old.sb.table[a.ino], self._new.sb.table[b.ino]
         if not old.is_dir and os.path.samestat(old.real.stat(), new.real.stat()):
             return True
-        if (a.mode, a.uid, a.gid, a.rdev, a.mtime_ns) != (b.mode, b.uid, b.gid, b.rdev, b.mtime_ns):
+        if (a.mode, a.uid, a.gid, a.rdev) != (b.mode, b.uid, b.gid, b.rdev):
+            return False
+        if a.mtime_ns // _SECOND != b.mtime_ns // _SECOND:  # layers are written with whole seconds
             return False
         if _xattrs(self._old, a.ino) != _xattrs(self._new, b.ino):
             return False

@@ -69,6 +69,7 @@ def differences(store: Store, old: Image, new: Image) -> list[str]:
 def test_what_is_added_changed_and_deleted(store: Store, images: dict[str, Image]) -> None:
     assert differences(store, images["base"], images["middle"]) == [
         *(
+            "C .",
             "A big",
             "C data",
             "A data/new",
@@ -110,6 +111,40 @@ def test_the_root_of_the_lowest_layer_is_kept(store: Store, images: dict[str, Im
         assert overlay is not None
         root = overlay.getattr(ROOT)
         assert (stat.S_IMODE(root.mode), root.mtime_ns) == (0o555, 7 * 10**9)
+
+
+def test_the_root_is_that_of_the_image(store: Store, tmp_path: Path) -> None:
+    """Also with layers that stay below."""
+    private = layer(directory("./", mode=0o700, uid=5, gid=6), entry("a", "1"))
+    for name, layers in (("one", [BASE]), ("two", [BASE, private])):
+        store.load(write(tmp_path / name, outer(docker_25(Picture(layers, tags=[f"{name}:1"])))))
+    one, two = store.image("one:1"), store.image("two:1")
+    assert "C ." in differences(store, one, two)
+    for onto in (None, one):
+        made = squash(store, two, onto=onto)
+        assert differences(store, two, made) == []
+        with view(store, made.layers) as overlay:
+            assert overlay is not None
+            root = overlay.getattr(ROOT)
+            assert (stat.S_IMODE(root.mode), root.uid, root.gid) == (0o700, 5, 6)
+
+
+def test_xattrs_are_kept_and_times_are_whole_seconds(store: Store, tmp_path: Path) -> None:
+    records = {"SCHILY.xattr.user.mine": "1", "mtime": "5.25"}
+    base = layer(entry("a", "1", records=records), directory("d", records=records))
+    (image,) = store.load(write(tmp_path / "x", outer(docker_25(Picture([base], tags=["x:1"])))))
+    made = squash(store, image)
+    assert differences(store, image, made) == []
+    for name in ("a", "d"):
+        path = made.layers[0].path / name
+        assert os.getxattr(path, "user.mine") == b"1"
+        assert path.stat().st_mtime_ns == 5 * 10**9
+
+
+def test_names_that_other_tools_would_refuse(store: Store, images: dict[str, Image]) -> None:
+    for name in ("Flat:1", "sha256:abc"):
+        with pytest.raises(ImageError, match="small letters"):
+            squash(store, images["base"], tag=name)
 
 
 def test_the_steps_stay_without_layers(store: Store, images: dict[str, Image]) -> None:

@@ -146,7 +146,7 @@ def diff(store: Store, old: str, new: str, as_json: bool) -> None:
     with store.hold(one), store.hold(two), view(store, one.layers) as before, view(store, two.layers) as after:
         if after is None:
             raise OSError(f"{new} has no layers")
-        found = [(item.kind, "/" + os.fsdecode(item.path)) for item in compare(before, after)]
+        found = [(item.kind, os.path.normpath("/" + os.fsdecode(item.path))) for item in compare(before, after)]
     if as_json:
         print_json([{"path": path, "kind": kind} for kind, path in found])
         return
