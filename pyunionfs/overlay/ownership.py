@@ -137,13 +137,13 @@ def is_idmapped(path: bytes) -> bool:
     """Whether the mount that a path is on maps ids (since Linux 5.12; show_mnt_opts() in fs/proc_namespace.c)."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/self/fdinfo/{fd}") as info:
-            mount_id = next(line.split()[1] for line in info if line.startswith("mnt_id:"))
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            mount_id = next(line.split()[1] for line in info if line.startswith(b"mnt_id:"))
     finally:
         os.close(fd)
-    with open("/proc/self/mountinfo") as rows:
-        options = next((row.split()[5] for row in rows if row.split(None, 1)[0] == mount_id), "")
-    return "idmapped" in options.split(",")
+    with open("/proc/self/mountinfo", "rb") as rows:
+        options = next((row.split()[5] for row in rows if row.split(None, 1)[0] == mount_id), b"")
+    return b"idmapped" in options.split(b",")
 
 
 def read_override(root: Backing) -> str | None:

@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
             "check",
             "_version",
         ),
-        *("events", "click", "rich"),
+        *("events", "paths", "click", "rich"),
     },
     "cli.snapshotter": {"snapshotter", "click"},
     "cli.verify": {"cli", "verify", "linux", "click", "rich", "hypothesis"},
