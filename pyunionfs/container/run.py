@@ -38,13 +38,21 @@ _STARTED = b"\0"
 
 
 def choose_runtime(wanted: str | None) -> str:
-    """The path of a runtime. Raises OSError if there is none."""
+    """The path of a runtime: the one that is wanted, or the first that is installed and can be executed. Raises
+    OSError if there is none."""
     if wanted == NO_RUNTIME:
         return ""
     for name in (wanted,) if wanted else RUNTIMES:
-        if (found := shutil.which(name)) is not None:
+        if (found := shutil.which(name)) is not None and (wanted or _answers(found)):
             return found
     raise OSError(f"no {wanted or 'runc or crun'} is installed (--no-runtime runs a container without)")
+
+
+def _answers(program: str) -> bool:
+    try:
+        return subprocess.run([program, "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from ours import Ours, until
 
+from pyunionfs.container.run import choose_runtime
+
 
 def test_what_it_is_from_the_inside(ours: Ours) -> None:
     seen = ours.run(
@@ -235,3 +237,15 @@ def test_who_has_started_a_container_knows_its_process(ours: Ours) -> None:
         ours.run("-d", "--name", "one", "app:1", "sleep", "1000")
         assert ours.inspect("one")["State"]["Pid"] > 0
         ours("rm", "-f", "one")
+
+
+def test_a_runtime_that_does_not_work_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in (("runc", 1), ("crun", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose_runtime(None) == str(tmp_path / "crun")
+    assert choose_runtime("runc") == str(tmp_path / "runc"), "who asks for it gets it"
+    (tmp_path / "crun").unlink()
+    with pytest.raises(OSError, match="no runc or crun"):
+        choose_runtime(None)
