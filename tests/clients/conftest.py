@@ -136,8 +136,7 @@ def storage(place: Path, helper: Path, image: Path, drove: Drove) -> Iterator[St
     try:
         yield made
     finally:
-        made.podman("rm", "-af", "-t", "0")
-        made.podman("rmi", "-af")
+        made.clear()
 
 
 @pytest.fixture

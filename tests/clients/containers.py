@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,21 @@ class Storage:
 
     def run(self, *words: str) -> str:
         return self.podman("run", "--network", "none", *ULIMITS, *words)
+
+    def clear(self) -> None:
+        """Remove all containers and images. With --uidmap podman sometimes leaves a /dev/shm mounted, which
+        is none of ours, and cannot remove it then (EBUSY): it is unmounted, and podman asked again."""
+        for attempt in range(20):
+            try:
+                self.podman("rm", "-af", "-t", "0")
+                break
+            except AssertionError as error:
+                if attempt == 19 or "shm: device or resource busy" not in str(error):
+                    raise
+                for path in self.root.glob("overlay-containers/*/userdata/shm"):
+                    subprocess.run(["umount", "-l", path], capture_output=True, check=False)
+                time.sleep(0.5)
+        self.podman("rmi", "-af")
 
     def buildah(self, *words: str | Path) -> str:
         return run("buildah", *words, env=self.env)
