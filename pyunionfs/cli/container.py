@@ -13,12 +13,12 @@ import click
 
 from ..container.bundle import Options, bundle, size_of
 from ..container.commit import commit as make_image
-from ..container.commit import union_over
 from ..container.containers import Container, Containers
 from ..container.run import NO_RUNTIME, Runner, choose_runtime
 from ..image.store import Store
 from ..image.workspace import to_json
 from ..paths import Paths
+from ..views.compare import union_of as union_of_layers
 from ..views.compare import view
 from ..views.union import Union
 from .text import print_table, printable, table
@@ -295,7 +295,7 @@ def union_of(reference: str) -> Union:
     """The union of a container, for 'pyunionfs diff'. Raises ImageError if there is none of that name."""
     runner = _runner(None)
     item = runner.containers.find(reference)
-    return union_over(runner.store, runner.store.image(item.image), item.path("diff"))
+    return union_of_layers(runner.store, runner.store.image(item.image).layers, str(item.path("diff")))
 
 
 @click.command()

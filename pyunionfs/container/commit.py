@@ -23,10 +23,8 @@ from ..image.pack import PackedMember, write_layer
 from ..image.reference import named
 from ..image.source import Member
 from ..image.store import Store
-from ..overlay.marks import USER
 from ..vfs import ROOT
-from ..views.compare import compare, options_of, view
-from ..views.union import Union
+from ..views.compare import compare, union_of, view
 from .changes import changes
 from .instructions import apply
 from .members import Members
@@ -58,7 +56,7 @@ def commit(
     step = {"created_by": created_by, "comment": message, "author": author}
     table["history"] = _history(base, len(base.layers))
     with store.hold(base):
-        members = changes(union_over(store, base, upper), latest=configs.source_date_epoch())
+        members = changes(union_of(store, base.layers, str(upper)), latest=configs.source_date_epoch())
         return _add(store, table, base.layers, members, step, tag)
 
 
@@ -128,13 +126,6 @@ def _add(
         parsed = configs.parse(raw, where="the new configuration", limits=DEFAULT_LIMITS)
         tags = (named(tag),) if tag is not None else ()
         return store.add(ArchivedImage(parsed, tags, tuple(layers)), where="commit")
-
-
-def union_over(store: Store, image: Image, upper: Path) -> Union:
-    """The union of an image's layers and an upper directory."""
-    return Union(
-        [str(path) for path in image.lowerdirs], str(upper), store.marks is USER, options=options_of(store)
-    )
 
 
 def _kept(diff_id: str) -> ArchivedLayer:

@@ -122,10 +122,9 @@ def daemons_of(mountpoint: Path) -> list[int]:
 def end_daemons(mountpoint: Path) -> None:
     """End a mount that nobody else does, since who was to unmount it was killed."""
     deadline = time.monotonic() + _END_WAIT
-    number = signal.SIGTERM
     while found := daemons_of(mountpoint):
+        number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
         time.sleep(_POLL)

@@ -22,8 +22,8 @@ from ..image.errors import ImageError
 from ..image.images import Image
 from ..image.store import Store
 from ..image.workspace import to_json, write_atomically
-from ..overlay.marks import USER
 from ..transport import mount
+from ..views.compare import options_of
 from . import rootless
 from .bundle import Options, bundle
 from .containers import Container, Containers
@@ -165,8 +165,7 @@ class Runner:
         command = [sys.executable, "-P", "-m", "pyunionfs", "mount", "--root", str(self.store.root)]
         command += ["--image", container.image, "--upper", str(container.path("diff"))]
         command += ["--work", str(container.path("work"))]
-        if self.store.marks is USER:  # then it may be that owners are, too
-            command += ["-o", "xattr_permissions=2"]
+        command += [word for name, value in options_of(self.store).items() for word in ("-o", f"{name}={value}")]
         command.append(str(merged))
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -1,11 +1,11 @@
 """What a store takes on disk: ``system df``."""
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..image.removal import users
 from .run import Runner
 
 _BLOCK = 512  # bytes, of st_blocks
@@ -25,10 +25,10 @@ class Usage:
 def usage(runner: Runner) -> list[Usage]:
     """Layers and blobs are in use if a container has an image of theirs; containers if they run."""
     store = runner.store
-    images = store.images()
-    active = [image for image in images if any(users(store, image.id))]
-    needed = {store.blob_store.find(digest) for image in active for digest in image.blobs}
     containers = runner.containers.all()
+    used = {item.image for item in containers}
+    active = [image for image in store.images() if image.id in used]
+    needed = {store.blob_store.find(digest) for image in active for digest in image.blobs}
     return [
         _sum("Layers", store.layer_store.directories(), {layer.directory for i in active for layer in i.layers}),
         _sum("Blobs", store.blob_store.all(), {path for path in needed if path is not None}),
@@ -59,6 +59,6 @@ def on_disk(path: Path) -> int:
             continue
         seen.add(st.st_ino)
         total += st.st_blocks * _BLOCK
-        if os.path.isdir(name) and not os.path.islink(name):
+        if stat.S_ISDIR(st.st_mode):
             stack += [entry.path for entry in os.scandir(name)]
     return total

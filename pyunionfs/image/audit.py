@@ -5,17 +5,16 @@ and put in place in one step, an image after its layers; and an image goes befor
 found here was done by something else.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from pyunionfs.image import blobs, jsons
+from pyunionfs.image import blobs
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image
-from pyunionfs.image.removal import unneeded_blobs
+from pyunionfs.image.removal import descriptions, unneeded_blobs, user
 from pyunionfs.image.store import Store
 from pyunionfs.image.streams import drain
 from pyunionfs.image.workspace import abandoned, discard, is_held, locked, sweep
@@ -106,11 +105,11 @@ def _absent(store: Store) -> Iterator[Fault]:
                 yield Fault(f"tag {name}", "the image is not there; load it again, or remove the tag")
     except ImageError as error:
         yield Fault("tags", str(error))
-    for path in store.root.glob("containers/*/container.json"):
-        with suppress(ImageError, OSError), jsons.damage(path):
-            table = json.loads(path.read_bytes())
-            if table["image"] not in ids:
-                yield Fault(f"container {table['name']}", f"its image {table['image'][:19]} is not there")
+    for path in descriptions(store):
+        with suppress(ImageError, OSError):
+            image_id, name = user(path)
+            if image_id not in ids:
+                yield Fault(f"container {name}", f"its image {image_id[:19]} is not there")
 
 
 def _leftovers(store: Store, images: list[Image], *, removable: bool) -> Iterator[Fault]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pyunionfs.image import jsons
 from pyunionfs.image.errors import ImageError
 from pyunionfs.image.images import Image, not_found
+from pyunionfs.image.layers import Layer
 from pyunionfs.image.reference import normalised
 from pyunionfs.image.store import Store, tags_of
 from pyunionfs.image.workspace import discard, is_held, locked
@@ -44,31 +45,37 @@ def remove(store: Store, reference: str) -> Removed:
 
 def prune(store: Store, *, everything: bool = False) -> list[Removed]:
     """Remove the images that no container has: those without a tag, or with ``everything`` all of them."""
-    unused = [image for image in store.images() if everything or not image.tags]
-    return [remove(store, image.id) for image in unused if not any(users(store, image.id))]
+    used = {image_id for image_id, _ in map(user, descriptions(store))}
+    unused = [image for image in store.images() if image.id not in used and (everything or not image.tags)]
+    return [remove(store, image.id) for image in unused]
 
 
-def users(store: Store, image_id: str) -> Iterator[str]:
-    """The names of the containers that have an image (container/containers.py)."""
-    for path in store.root.glob("containers/*/container.json"):
-        with jsons.damage(path):
-            table = json.loads(path.read_bytes())
-            user, name = table["image"], str(table["name"])
-        if user == image_id:
-            yield name
+def descriptions(store: Store) -> Iterator[Path]:
+    """Of the containers of a store (container/containers.py)."""
+    return store.root.glob("containers/*/container.json")
+
+
+def user(description: Path) -> tuple[str, str]:
+    """The id of the image that a container has, and the container's name. Raises ImageError, OSError."""
+    with jsons.damage(description):
+        table = json.loads(description.read_bytes())
+        return str(table["image"]), str(table["name"])
 
 
 def _remove_image(store: Store, image_id: str) -> tuple[str, ...]:
     """Returns the diff ids of the layers that went with it."""
-    for user in users(store, image_id):
-        raise ImageError(f"the image is that of container {user} (rm removes it)")
+    for used, name in map(user, descriptions(store)):
+        if used == image_id:
+            raise ImageError(f"the image is that of container {name} (rm removes it)")
     others = [_whole(store, i) for i in store.image_store.ids() if i != image_id]
     kept = [image for image in others if image is not None]
-    directories = {layer.directory for image in kept for layer in image.layers}
-    image = _whole(store, image_id)
-    layers = [] if image is None else [i for i in image.layers if i.directory not in directories]
-    if len(kept) < len(others):  # what an image that is damaged has is not known, so all layers and blobs stay
-        layers = []
+    layers: list[Layer] = []
+    blobs: list[Path] = []
+    if len(kept) == len(others):  # what a damaged image has is not known: then all layers and blobs stay
+        directories = {layer.directory for image in kept for layer in image.layers}
+        image = _whole(store, image_id)
+        layers = [] if image is None else [i for i in image.layers if i.directory not in directories]
+        blobs = unneeded_blobs(store, kept)
     for layer in layers:
         if is_held(layer.directory):
             raise OSError(errno.EBUSY, f"layer {layer.short_id} is in use by a mount")
@@ -77,7 +84,7 @@ def _remove_image(store: Store, image_id: str) -> tuple[str, ...]:
         discard(store.temporary, store.image_store.path(image_id))
     for directory in {layer.directory for layer in layers}:
         discard(store.temporary, directory)
-    for path in unneeded_blobs(store, kept) if len(kept) == len(others) else ():
+    for path in blobs:
         path.unlink()
     return tuple(dict.fromkeys(layer.diff_id for layer in layers))
 

@@ -43,8 +43,14 @@ def compare(old: Overlay | None, new: Overlay) -> Iterator[Difference]:
 
 
 def options_of(store: Store) -> Mapping[str, str]:
-    """How the layers of a store are to be looked at: an ordinary user's have owners and modes in xattrs."""
+    """How the layers of a store are mounted, and looked at: an ordinary user's have owners and modes in xattrs."""
     return {"xattr_permissions": "2"} if store.marks is USER else {}
+
+
+def union_of(store: Store, layers: Sequence[Layer], upper: str | None = None) -> Union:
+    """The union of some layers of a store, base first, and perhaps an upper directory."""
+    paths = [str(layer.path) for layer in reversed(lowerdirs(layers))]
+    return Union(paths, upper, store.marks is USER, options=options_of(store))
 
 
 @contextmanager
@@ -53,8 +59,7 @@ def view(store: Store, layers: Sequence[Layer]) -> Iterator[Overlay | None]:
     if not layers:
         yield None
         return
-    paths = [str(layer.path) for layer in reversed(lowerdirs(layers))]
-    with Union(paths, None, store.marks is USER, options=options_of(store)).open() as overlay:
+    with union_of(store, layers).open() as overlay:
         yield overlay
 
 
