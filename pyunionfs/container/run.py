@@ -55,6 +55,14 @@ def _answers(program: str) -> bool:
         return False
 
 
+def _noted(pid_file: Path) -> int | None:
+    """The number in a runtime's file, once it is there: crun makes the file first, and writes it then."""
+    try:
+        return int(pid_file.read_text() or 0) or None
+    except FileNotFoundError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Runs the containers of a store."""
@@ -119,10 +127,11 @@ class Runner:
         old = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in PASSED_ON}
         old[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, the container has it too
         try:
-            while process.poll() is None and not pid_file.exists():
+            while (pid := _noted(pid_file)) is None and process.poll() is None:
                 time.sleep(_POLL)
-            if process.poll() is None or pid_file.exists():
-                pid = int(pid_file.read_text())
+            if pid is None:
+                pid = _noted(pid_file)  # it may have been noted, and have ended, since
+            if pid is not None:
                 running = replace(container, state="running", pid=pid, started=time.time(), exit_code=0)
                 self.containers.write(running)
                 if report is not None:
@@ -132,7 +141,7 @@ class Runner:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-        if not pid_file.exists():
+        if pid is None:
             said = container.path("log").read_text(errors="replace").strip().splitlines() if report else []
             raise OSError(said[-1] if said else f"the runtime ended with status {code}")
         ended = replace(running, state="exited", pid=0, exit_code=code, finished=time.time())

@@ -103,4 +103,7 @@ class Terminal:
             if typing:
                 self.types(typing)
             if select.select([self._fd], [], [], 0.5)[0]:
-                said += os.read(self._fd, 4096)
+                try:
+                    said += os.read(self._fd, 4096)
+                except OSError as error:  # EIO: nobody has the terminal open any more
+                    raise AssertionError(f"it ended, having said {said!r}") from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,19 @@ def test_somebody_types_at_a_terminal(ours: Ours) -> None:
         terminal.types("exit 7\n")
     assert terminal.status == 7
     assert ours("ps", "-aq") == ""
+
+
+def test_a_runtime_that_makes_its_pid_file_before_it_writes_it(ours: Ours, tmp_path: Path) -> None:
+    if "--no-runtime" in ours.runtime:
+        pytest.skip("it renames the file")
+    slow = tmp_path / "slow"
+    slow.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--pid-file*) : > "$(echo "$*" | sed "s/.*--pid-file //; s/ .*//")"; sleep 0.3;; esac\n'
+        f'exec {shutil.which(ours.runtime[-1])} "$@"\n'
+    )
+    slow.chmod(0o755)
+    assert ours("run", "--runtime", f"{slow}", "--rm", "app:1", "echo", "fine") == "fine\n"
 
 
 def test_what_is_typed_to_end_it_the_container_gets(ours: Ours) -> None:
