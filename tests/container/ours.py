@@ -95,13 +95,11 @@ class Terminal:
     def types(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, words: bytes, *, typing: str = "") -> None:
-        """Read until something is said; ``typing`` is typed again and again until then."""
+    def until(self, words: bytes) -> None:
+        """Read until something is said."""
         said, deadline = b"", time.monotonic() + _PATIENCE
         while words not in said:
             assert time.monotonic() < deadline, said
-            if typing:
-                self.types(typing)
             if select.select([self._fd], [], [], 0.5)[0]:
                 try:
                     said += os.read(self._fd, 4096)

@@ -112,9 +112,10 @@ def test_a_runner_that_is_killed_leaves_nothing_that_cannot_be_taken_away(ours: 
 
 def test_somebody_types_at_a_terminal(ours: Ours) -> None:
     with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh") as terminal:
-        terminal.types("echo $((40 + 2)) is said; sleep 1000\n")
-        terminal.until(b"42 is said")
-        terminal.until(b"# ", typing="\x03")  # Ctrl-C, for the sleep, once there is one
+        terminal.types("sh -c 'echo $((40 + 2)) is said; exec sleep 1000'\n")
+        terminal.until(b"42 is said")  # now the first shell waits for the second, or for what that became
+        terminal.types("\x03")
+        terminal.until(b"# ")
         terminal.types("echo $((40 + 3)) is said\n")
         terminal.until(b"43 is said")
         terminal.types("exit 7\n")
