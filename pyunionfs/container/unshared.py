@@ -5,7 +5,8 @@
     python -m pyunionfs.container.unshared BUNDLE PIDFILE
 
 1. Leave the namespaces of the caller (unshare(2)): mounts, hostname, IPC, network, and for children, PIDs.
-2. The child is PID 1 of the new PID namespace. Nothing that it mounts is to be seen outside (MS_PRIVATE).
+2. The child is PID 1 of the new PID namespace. It waits until its parent has noted that and passes signals on.
+   Nothing that it mounts is to be seen outside (MS_PRIVATE).
 3. Mount what the bundle asks for below the new root, and make the device nodes that every program expects.
 4. Make the new root the root (pivot_root(2)), and let go of the old one: from here on there is nothing else.
 5. Become the user that the image names, and execute the command.
@@ -53,8 +54,14 @@ def run(bundle: Path, pid_file: Path) -> int:
     linux.die_with_parent()  # who runs a container stays with it
     spec = json.loads((bundle / "config.json").read_bytes())
     linux.unshare(sum(_SPACES[item["type"]] for item in spec["linux"]["namespaces"]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, the container has it too
+    reading, writing = os.pipe()
     pid = os.fork()  # only children are in the new PID namespace
     if pid == 0:
+        os.close(writing)
+        if not os.read(reading, 1):
+            os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             _enter(spec)
             _execute(spec["process"])
@@ -66,10 +73,10 @@ def run(bundle: Path, pid_file: Path) -> int:
         os._exit(127)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, the container has it too
     unfinished = pid_file.with_name("pid-unfinished")  # who waits for the file is to find the number in it
     unfinished.write_text(f"{pid}")
     unfinished.rename(pid_file)
+    os.write(writing, b"\0")  # from here on pivot_root(2) changes our root as well: there is no pid_file any more
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
 

@@ -246,6 +246,36 @@ def test_a_bundle_is_run_by_hand(ours: Ours, tmp_path: Path) -> None:
     assert (tmp_path / "bundle/diff/data/new").read_text() == "x\n"
 
 
+SLOWLY = """
+import signal, sys, time
+from pathlib import Path
+from pyunionfs.container import unshared
+
+real = signal.signal
+signal.signal = lambda *words: (time.sleep(0.2), real(*words))[1]
+sys.exit(unshared.run(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_ctrl_c_does_not_end_who_watches_a_container_before_it_looks(ours: Ours, tmp_path: Path) -> None:
+    if "--no-runtime" not in ours.runtime:
+        pytest.skip("ours alone")
+    script = "trap 'echo caught; exit 5' INT; echo ready; while true; do sleep 0.1; done"
+    told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", script)
+    mount, *_, unmount = (line.split()[1:] for line in told.splitlines())
+    ours(*mount)
+    try:
+        command = [sys.executable, "-c", SLOWLY, tmp_path / "bundle", tmp_path / "pid"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            assert process.stdout.readline() == b"caught\n"
+        assert process.returncode == 5
+    finally:
+        ours(*unmount)
+
+
 def test_who_has_started_a_container_knows_its_process(ours: Ours) -> None:
     """The runtime's note of it is looked for as soon as it is there."""
     for _ in range(5):
