@@ -21,7 +21,8 @@ module                          kernel                answers
 :mod:`.vfs`                     include/linux/fs.h    what a filesystem is to whoever serves it
 :mod:`.overlay.marks`           overlayfs.h           how "deleted" and "opaque" look on disk
 :mod:`.overlay.merge`           namei.c, readdir.c    what stacked findings mean: the rules, without I/O
-:mod:`.overlay.lookup`          namei.c               which object a name leads to
+:mod:`.overlay.search`          namei.c               what each layer has under a name
+:mod:`.overlay.lookup`          namei.c               which inode a name leads to
 :mod:`.overlay.readdir`         readdir.c             what a merged directory lists
 :mod:`.overlay.copy_up`         copy_up.c             how an object gets its copy in the upper layer
 :mod:`.overlay.dir`             dir.c                 create, link, unlink, rmdir
@@ -29,7 +30,8 @@ module                          kernel                answers
 :mod:`.overlay.attr`            inode.c, super.c      stat, chmod, chown, utimens, truncate, statfs
 :mod:`.overlay.file`            file.c                read, write, fsync
 :mod:`.overlay.xattrs`          xattrs.c              extended attributes, the private ones hidden
-:mod:`.overlay.layer`           -                     all I/O on one directory tree
+:mod:`.overlay.layer`           -                     one directory tree
+:mod:`.overlay.backing`         -                     one object in it, and all I/O on it
 :mod:`.overlay.workdir`         super.c, dir.c        build aside, rename into place; locks
 :mod:`.overlay.super`           super.c, params.c     what a mount consists of, checked
 :mod:`.overlay.fs`              -                     class Overlay: one short method a request

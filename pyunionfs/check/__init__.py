@@ -3,7 +3,7 @@
 :func:`check` opens the layers and hands them on: ``walk.py`` looks at the upper directory, ``work.py`` at the work
 directory, ``below.py`` knows what the lower layers have, ``findings.py`` lists what can be found, ``repair.py``
 changes what is safe to change. An upper directory is untrusted input here as everywhere: all I/O is that of
-``overlay/layer.py``, and what cannot be read is a finding, never an end of the check.
+``overlay/backing.py``, and what cannot be read is a finding, never an end of the check.
 """
 
 import errno

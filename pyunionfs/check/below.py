@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..overlay import marks, merge
-from ..overlay.layer import Backing, Layer
+from ..overlay.backing import Backing
+from ..overlay.layer import Layer
 from ..overlay.merge import Kind
 
 _NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..overlay.layer import Backing
+from ..overlay.backing import Backing
 
 
 class Severity(Enum):

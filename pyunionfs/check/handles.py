@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 
 from .. import linux
-from ..overlay.layer import Backing, Layer
+from ..overlay.backing import Backing
+from ..overlay.layer import Layer
 from ..overlay.marks import Origin
 
 _INVALID_KIND = 0xFF  # FILEID_INVALID: of a filesystem without handles, and never to be opened

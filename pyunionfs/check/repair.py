@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..overlay import marks
-from ..overlay.layer import Backing
+from ..overlay.backing import Backing
 from ..overlay.workdir import remove_tree
 from . import findings as problems
 from .findings import Report

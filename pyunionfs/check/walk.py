@@ -9,7 +9,8 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from ..overlay import marks
-from ..overlay.layer import Backing, Layer
+from ..overlay.backing import Backing
+from ..overlay.layer import Layer
 from . import findings as problems
 from .below import Lower, names_of_redirect
 from .findings import Report

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 
 from ..vfs import Attr, SetAttr, Statfs
+from .backing import Backing
 from .file import truncate
 from .inode import Inode, map_ino
-from .layer import Backing
 from .ownership import Owner, Ownership
 from .readdir import readdir
 from .super import Superblock

@@ -13,16 +13,16 @@ from contextlib import contextmanager, suppress
 
 from .. import events
 from . import marks, verity
+from .backing import Backing
 from .copy_data import copy_data
 from .file import find_data, open_lower
 from .held import note
 from .index import must_copy_up
 from .inode import Inode
-from .layer import Backing
 from .listing import LAYER_SHIFT
-from .lookup import peek
 from .merge import Kind
 from .ownership import OVERRIDES, Owner
+from .search import peek
 from .super import Superblock
 from .workdir import Workdir
 

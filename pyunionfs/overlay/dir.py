@@ -13,16 +13,17 @@ from contextlib import contextmanager, suppress
 from .. import events, linux
 from ..vfs import Caller
 from . import marks
+from .backing import Backing, RemovedDirectory
 from .copy_up import copy_up, link_up, mark_impure
 from .held import note
 from .inode import Inode
-from .layer import Backing, RemovedDirectory
 from .listing import Listing
-from .lookup import check_new_name, find, peek
+from .lookup import check_new_name, find
 from .merge import Kind
 from .ownership import Owner
 from .readdir import is_empty
 from .redirect import set_redirect
+from .search import peek
 from .super import Superblock
 
 _ACL_DEFAULT = "system.posix_acl_default"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from .. import linux
 from ..vfs import Extent
 from . import verity
+from .backing import Backing
 from .inode import Inode
-from .layer import Backing
 
 if TYPE_CHECKING:
     from .super import Superblock

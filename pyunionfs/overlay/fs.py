@@ -20,7 +20,8 @@ from . import refresh as again
 from .copy_up import copy_up
 from .index import must_copy_up
 from .inode import Inode
-from .lookup import directories_of, find, is_opaque_to_others, look
+from .lookup import directories_of, find, look
+from .search import is_opaque_to_others
 from .super import Superblock, is_privileged
 
 _SLOW_COPY = 256 << 10  # bytes; copying less takes no longer than many other requests

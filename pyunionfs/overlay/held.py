@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 
 from ..vfs import ROOT, Held, Ino
 from . import attr
+from .backing import Backing
 from .inode import Inode, map_ino
-from .layer import Backing
 from .lookup import find
 from .super import Superblock
 

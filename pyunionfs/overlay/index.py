@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import marks
+from .backing import Backing
 from .inode import Inode
-from .layer import Backing, Layer
+from .layer import Layer
 from .marks import Namespace, Origin
 from .workdir import clear_away
 

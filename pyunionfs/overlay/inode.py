@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 
 from .. import linux
 from ..vfs import ROOT, Ino
-from .layer import Backing
+from .backing import Backing
 from .listing import Listing
 
 _FSID_SHIFT = 56  # room for 255 filesystems above the numbers that local filesystems use

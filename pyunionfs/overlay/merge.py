@@ -1,6 +1,6 @@
 """Pure rules: what stacked findings mean, for one name (:func:`resolve`) and for a listing (:func:`listing`).
 
-No I/O here. ``lookup.py`` and ``readdir.py`` act on these rules, ``views/explain.py`` prints them and the
+No I/O here. ``search.py`` and ``readdir.py`` act on these rules, ``views/explain.py`` prints them and the
 tests enumerate them. Kernel: ovl_lookup() in fs/overlayfs/namei.c, ovl_dir_read_merged() in readdir.c;
 overlayfs.rst, "Merging", "whiteouts and opaque directories".
 
@@ -17,7 +17,7 @@ A name is looked for in the layers that have its parent directory, from the top:
 9. Below a metacopy, anything else ends the search: the data is missing.
 
 Where a redirect was found, the layers below are searched under the path that it says. That changes where
-``lookup.py`` looks, and none of the rules.
+``search.py`` looks, and none of the rules.
 """
 
 from collections.abc import Iterable

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .layer import Backing, Layer
+from .backing import Backing
+from .layer import Layer
 
 if TYPE_CHECKING:
     from .params import Params

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from ..vfs import DirEntry
 from . import marks, merge
+from .backing import Backing
 from .inode import Inode, map_ino
-from .layer import Backing
 from .listing import INO_SHIFT, LAYER_SHIFT, Listing
 from .lookup import directories_of
 from .super import Superblock

@@ -7,8 +7,9 @@ filesystems"). Here they are seen at last when somebody asks for it, and never t
 from ..vfs import Change
 from . import merge
 from .inode import Inode
-from .lookup import Search, directories_of, fill
+from .lookup import directories_of, fill
 from .readdir import readdir
+from .search import Search
 from .super import Superblock
 
 

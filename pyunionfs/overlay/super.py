@@ -17,10 +17,11 @@ from dataclasses import replace
 from .. import events, linux
 from ..vfs import Ino, Journal
 from . import marks
+from .backing import Backing
 from .file import OpenFiles
 from .index import Index
 from .inode import Inode, InodeTable
-from .layer import Backing, DirFds, Layer
+from .layer import DirFds, Layer
 from .ownership import Ownership, read_override
 from .params import Params
 from .workdir import Workdir, lock_directory, name_union

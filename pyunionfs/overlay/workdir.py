@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 
 from .. import linux
 from . import marks
-from .layer import Backing
+from .backing import Backing
 
 log = logging.getLogger(__name__)
 

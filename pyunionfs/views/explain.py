@@ -1,6 +1,6 @@
 """Why a union shows what it shows: for one path, what each layer has, and which rule made of it what.
 
-The findings are probed and judged by the code that serves a mount (``overlay.lookup``, ``overlay.merge``).
+The findings are probed and judged by the code that serves a mount (``overlay.search``, ``overlay.merge``).
 """
 
 import os
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from ..overlay.fs import Overlay
 from ..overlay.inode import Inode
-from ..overlay.lookup import Found, Search, directories_of, find, peek
+from ..overlay.lookup import directories_of, find
 from ..overlay.merge import Kind, Rule, judge
+from ..overlay.search import Found, Search, peek
 from .union import Union
 
 _SENTENCES = {
