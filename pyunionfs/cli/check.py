@@ -1,6 +1,5 @@
 """``check``: a fsck for upper directories."""
 
-import json
 import re
 import sys
 from itertools import groupby
@@ -10,7 +9,7 @@ import click
 
 from .. import daemon
 from ..spec import split_layers
-from .text import printable
+from .text import json_option, print_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +36,7 @@ _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}  # the wor
 @click.option("-o", "options", type=click.Choice(["userxattr"]), multiple=True, hidden=True)
 @click.option("--repair", is_flag=True, help="Change what is safe to change, and say what was.")
 @click.option("--all", "-a", "show_all", is_flag=True, help=f"List all findings, not the first {_SHOWN} of a kind.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.argument("upper", metavar="UPPER")
 def check(
     lower: str,
@@ -81,7 +80,7 @@ def check(
         click.echo(f"pyunionfs: {daemon.in_words(error)}", err=True)
         sys.exit(2)
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        print_json(report.as_json())
     else:
         _print(report, upper, None if show_all else _SHOWN)
     sys.exit(1 if report.bad else 0)

@@ -1,7 +1,6 @@
 """``run`` and what is done to containers: parse, call :class:`~pyunionfs.container.run.Runner`, print."""
 
 import datetime
-import json
 import os
 import shlex
 import signal
@@ -21,10 +20,9 @@ from ..paths import Paths
 from ..views.compare import union_of as union_of_layers
 from ..views.compare import view
 from ..views.union import Union
-from .text import print_table, printable, table
+from .text import json_option, print_json, print_table, printable, table
 
 _root = click.option("--root", metavar="DIR", help="The store. Default: as for 'pyunionfs image'.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _container = click.argument("reference", metavar="CONTAINER")
 
 
@@ -120,13 +118,13 @@ def run(
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
-@_json
+@json_option
 @_root
 def ps(everything: bool, quiet: bool, as_json: bool, root: str | None) -> None:
     """List containers."""
     found = [item for item in _runner(root).containers.all() if everything or item.state == "running"]
     if as_json:
-        click.echo(json.dumps([_summary(item) for item in found], indent=2))
+        print_json([_summary(item) for item in found])
         return
     if quiet:
         for item in found:
@@ -270,7 +268,7 @@ def inspect(reference: str, root: str | None) -> None:
         "Config": {"Image": item.image_name, **item.options},
         "GraphDriver": {"Name": "pyunionfs", "Data": directories},
     }
-    click.echo(json.dumps([told], indent=2))
+    print_json([told])
 
 
 @click.command()

@@ -1,6 +1,5 @@
 """``info``: what there is, and what this machine allows."""
 
-import json
 import os
 import platform
 import shutil
@@ -18,16 +17,17 @@ from ..image.store import Store
 from ..overlay.marks import USER
 from ..transport import mount
 from ..transport.devfuse import uring
+from .text import json_option, print_json
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--root", metavar="DIR", help="The store. Default: as for 'pyunionfs image'.")
 def info(as_json: bool, root: str | None) -> None:
     """Show the store, and what of pyunionfs works on this machine."""
     facts = _facts(Store(root))
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for name, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,7 +1,6 @@
 """``mount``, ``umount`` and ``mounts``."""
 
 import errno
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from .. import daemon
 from ..spec import MountSpec, split_lower, split_options
 from ..transport import mount as system
 from ..transport import options as transport_options
+from .text import json_option, print_json
 
 Words = list[tuple[str, str | None]]
 
@@ -166,7 +166,7 @@ def umount(lazy: bool, mountpoints: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def mounts(as_json: bool) -> None:
     """List what is mounted: mount point, state, daemon and layers.
 
@@ -176,7 +176,7 @@ def mounts(as_json: bool) -> None:
     found = system.mounts()
     if as_json:
         rows = [{"mountpoint": item.mountpoint, "state": item.state, **item.info} for item in found]
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     if not found:
         click.echo("nothing is mounted", err=True)

@@ -1,6 +1,5 @@
 """``pyunionfs system``: what a store takes on disk, whether it is sound, and what nobody needs."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +11,7 @@ from ..container.containers import Containers
 from ..container.run import Runner
 from ..container.usage import usage
 from ..image.store import Store
-from .text import print_table, printable, size, table
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from .text import json_option, print_json, print_table, printable, size, table
 
 
 @click.group()
@@ -29,7 +26,7 @@ def system(context: click.Context, root: Path | None) -> None:
 
 
 @system.command()
-@_json
+@json_option
 @click.pass_obj
 def df(runner: Runner, as_json: bool) -> None:
     """Show what the store takes on disk.
@@ -39,7 +36,7 @@ def df(runner: Runner, as_json: bool) -> None:
     """
     found = usage(runner)
     if as_json:
-        click.echo(json.dumps([asdict(item) for item in found], indent=2))
+        print_json([asdict(item) for item in found])
         return
     rows = table("TYPE", ">TOTAL", ">ACTIVE", ">SIZE", ">RECLAIMABLE")
     for item in found:
@@ -49,7 +46,7 @@ def df(runner: Runner, as_json: bool) -> None:
 
 @system.command()
 @click.option("--repair", is_flag=True, help="Put right what can be without losing anything.")
-@_json
+@json_option
 @click.pass_obj
 def check(runner: Runner, repair: bool, as_json: bool) -> None:
     """Look for damage and leftovers in the store.
@@ -64,7 +61,7 @@ def check(runner: Runner, repair: bool, as_json: bool) -> None:
             {"where": fault.where, "what": fault.words, "repairable": fault.repair is not None, "repaired": done}
             for fault, done in found
         ]
-        click.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         for fault, done in found:
             how = "repaired" if done else "repairable" if fault.repair is not None else ""

@@ -1,9 +1,16 @@
-"""Text on its way to a terminal: what is untrusted made harmless, tables."""
+"""Text on its way to a terminal or a program: what is untrusted made harmless, tables, JSON."""
 
+import json
 import os
 from typing import Any
 
 import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
 
 
 def printable(text: str) -> str:

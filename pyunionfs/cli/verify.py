@@ -1,6 +1,5 @@
 """``verify``: the kernel's overlayfs and ours, side by side."""
 
-import json
 import os
 import platform
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from .. import linux
+from .text import json_option, print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -38,7 +38,7 @@ _CANNOT = 2  # exit code
 @click.option("--script", "script_file", metavar="FILE", help="Write the script of a divergence here as well.")
 @click.option("--self-test", is_flag=True, help="Compare the kernel with itself: that must find nothing.")
 @click.option("--list-divergences", is_flag=True, help="What is known to differ, and why; then end.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verify(
     ops: int,
     seed: int | None,
@@ -130,7 +130,7 @@ def _print(rows: list[dict[str, Any]], seed: int, script_file: str | None, as_js
     if texts and script_file is not None:
         script.write(script_file, texts[0])
     if as_json:
-        click.echo(json.dumps({"kernel": platform.release(), "seed": seed, "sets": rows}, indent=2))
+        print_json({"kernel": platform.release(), "seed": seed, "sets": rows})
         return
     for row in rows:
         if "skipped" in row:
@@ -149,7 +149,7 @@ def _list(as_json: bool) -> None:
 
     rows = [{"name": item.name, "handling": item.handling, "reason": item.reason} for item in DIVERGENCES]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for row in rows:
         click.echo(f"{row['name']}\n  why:  {row['reason']}\n  here: {row['handling']}")

@@ -1,7 +1,6 @@
 """``explain`` and ``diff``."""
 
 import errno
-import json
 import os
 from dataclasses import asdict
 
@@ -10,11 +9,10 @@ import click
 from ..spec import split_lower
 from ..transport import mount as system
 from ..views.union import Union, relative
-from .text import printable
+from .text import json_option, print_json, printable
 
 _lower = click.option("--lower", metavar="A[:B...]", help="The lower layers of a union that is not mounted.")
 _userxattr = click.option("--userxattr", is_flag=True, help="Its marks are in user.overlay.*.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _mounted(path: str) -> tuple[Union, str] | None:
@@ -31,7 +29,7 @@ def _mounted(path: str) -> tuple[Union, str] | None:
 @_lower
 @click.option("--upper", metavar="DIR", help="The upper directory of a union that is not mounted.")
 @_userxattr
-@_json
+@json_option
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool, paths: tuple[str, ...]) -> None:
     """Tell why a union shows what it shows at PATH.
@@ -54,7 +52,7 @@ def explain(lower: str | None, upper: str | None, userxattr: bool, as_json: bool
             union, inside = found[0], relative(path, found[1])
         answers.append(view.explain(union, inside))
     if as_json:
-        click.echo(json.dumps([asdict(answer) for answer in answers], indent=2))
+        print_json([asdict(answer) for answer in answers])
         return
     for answer in answers:
         click.echo(printable(answer.path) + ("" if answer.exists else "  (does not exist)"))
@@ -83,7 +81,7 @@ def _container(name: str) -> Union:
 @click.command()
 @_lower
 @_userxattr
-@_json
+@json_option
 @click.argument("where", metavar="UPPER|MOUNTPOINT|CONTAINER")
 def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
     """List what an upper directory changes: A added, C changed, D deleted, as 'docker diff' does.
@@ -103,7 +101,7 @@ def diff(lower: str | None, userxattr: bool, as_json: bool, where: str) -> None:
         union = Union(layers, where, userxattr, data) if os.path.isdir(where) else _container(where)
     changes = view.diff(union)
     if as_json:
-        click.echo(json.dumps([{"path": change.path, "kind": change.kind} for change in changes], indent=2))
+        print_json([{"path": change.path, "kind": change.kind} for change in changes])
         return
     for change in changes:
         click.echo(f"{change.kind} {printable(change.path)}")

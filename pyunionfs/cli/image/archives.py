@@ -18,7 +18,8 @@ from ...image.reference import normalised
 from ...image.store import Progress, Store
 from ...image.workspace import replacing
 from ...overlay.marks import USER
-from .shown import json_option, print_json, summary
+from ..text import json_option, print_json
+from .shown import summary
 
 
 @click.command()

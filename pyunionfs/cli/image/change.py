@@ -6,7 +6,8 @@ import click
 
 from ...image import removal
 from ...image.store import Store
-from .shown import json_option, print_json, summary
+from ..text import json_option, print_json
+from .shown import summary
 
 
 @click.command()

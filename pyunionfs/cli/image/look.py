@@ -10,8 +10,8 @@ import click
 from ...image import audit
 from ...image.images import Image
 from ...image.store import Store
-from ..text import print_table, printable, size, table
-from .shown import details, json_option, layer_facts, plain, print_json, summary
+from ..text import json_option, print_json, print_table, printable, size, table
+from .shown import details, layer_facts, plain, summary
 
 
 @click.command("ls")

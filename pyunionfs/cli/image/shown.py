@@ -1,18 +1,9 @@
 """How images are shown: to people, and as JSON."""
 
-import json
 from typing import Any
-
-import click
 
 from ...image.images import Image
 from ...image.layers import Layer
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
 
 
 def plain(text: str) -> str:
