@@ -17,7 +17,7 @@ from pyunionfs.overlay.fs import Overlay
 from pyunionfs.transport import options as transport_options
 from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
 from pyunionfs.transport.devfuse.abi import ARGUMENTS, Opcode
-from pyunionfs.transport.devfuse.channel import Spinner
+from pyunionfs.transport.devfuse.channel import DevFuse, Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
 from pyunionfs.transport.devfuse.requests import Call, Requests
 from pyunionfs.vfs import FIRST, ROOT, Attr, DirEntry, Ino
@@ -272,6 +272,70 @@ def test_requests_that_come_soon_make_it_spin_and_in_vain_it_stops() -> None:
             spinner.missed()
         spinner.slept(50_000)
     assert spins < 100
+
+
+def test_a_pause_costs_one_spin_and_the_next_burst_is_met() -> None:
+    spinner = Spinner()
+    spinner.able = True
+    for _ in range(4):
+        spinner.slept(50_000)
+    for _ in range(1000):
+        for _ in range(8):
+            assert spinner.worth_it()
+            spinner.met()
+        spinner.missed()
+        spinner.slept(10**8)
+
+
+def test_single_requests_after_long_pauses_are_not_worth_a_spin() -> None:
+    spinner = Spinner()
+    spinner.able = True
+    for _ in range(20):
+        spinner.slept(50_000)
+    for _ in range(20):
+        if spinner.worth_it():
+            spinner.missed()
+        spinner.slept(10**9)
+    assert not spinner.worth_it()
+
+
+def test_a_spin_in_vain_costs_nothing_while_something_slow_is_under_way() -> None:
+    slow = {1}
+    spinner = Spinner(slow=slow)
+    spinner.able = True
+    for _ in range(4):
+        spinner.slept(50_000)
+    for _ in range(20):
+        spinner.missed()
+    assert spinner.worth_it()
+    slow.clear()
+    spinner.missed()
+    assert not spinner.worth_it()
+
+
+def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives() -> None:
+    reading, writing = os.pipe()
+    channel, patience = DevFuse(reading, Spinner()), Spinner(10**9)
+    patience.able = True
+    outcomes = iter([False, False, True, False, False])
+
+    def attempt() -> bool:
+        try:
+            return next(outcomes)
+        except StopIteration:
+            os.write(writing, b"a request")
+            return False
+
+    try:
+        assert not channel.retry(attempt, patience)  # no disk has been that fast
+        for _ in range(4):
+            patience.slept(10**8)
+        assert channel.retry(attempt, patience)
+        assert not channel.retry(attempt, patience)
+        assert patience.worth_it()  # it was not in vain
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_one_processor_never_spins() -> None:

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable, Sized
 from typing import Protocol
 
 from .abi import ARGUMENTS, IN_HEADER, OUT_HEADER
@@ -21,25 +22,33 @@ _SPIN_NS = 60_000  # most of what can be gained is gained by then
 _CREDIT_MAX = 16
 _ENOUGH = 4  # credit with which it is worth spinning
 _FAILURE = 4  # what a spin in vain costs
-_SOON_NS = 150_000  # a request that came this soon after going to sleep would have been met by spinning
+_SOON = 2.5  # times as long as a spin: what came this soon after going to sleep would have been met by spinning
 
 
 class Spinner:
-    """Whether to poll before sleeping: as long as it pays.
+    """Whether to poll before sleeping, and for how long (``limit_ns``): as long as it pays.
 
-    A request that is met by polling earns credit, one that is not costs some; without credit, requests that come
-    soon after falling asleep earn it again, ever more slowly. So an idle daemon sleeps, and a machine that is busy,
-    where polling only keeps others from making requests, is left alone.
+    What is met by polling earns credit, what is not costs some; without credit, what comes soon after falling
+    asleep earns it again, ever more slowly. So a daemon that has little to do sleeps, and a machine that is busy,
+    where polling only keeps others from making requests, is left alone. A pause costs one spin in vain and no more:
+    who thinks between bursts of requests has each burst met.
     """
 
-    def __init__(self, *, wanted: bool = True) -> None:
+    def __init__(self, limit_ns: int = _SPIN_NS, *, wanted: bool = True, slow: Sized = ()) -> None:
+        """While anything is in ``slow``, a spin in vain costs nothing: who waits for that asks for nothing else."""
+        self._limit = limit_ns
+        self._slow = slow
         self._credit = 0
-        self._price = 1  # requests to be seen for one point of credit
+        self._price = 1  # as often it is to come soon for one point of credit
         self._seen = 0
         self.able = wanted and len(os.sched_getaffinity(0)) > 1
 
     def worth_it(self) -> bool:
         return self._credit >= _ENOUGH
+
+    def deadline(self) -> int:
+        """Until when to spin, by time.perf_counter_ns()."""
+        return time.perf_counter_ns() + self._limit
 
     def met(self) -> None:
         self._credit = min(self._credit + 1, _CREDIT_MAX)
@@ -47,13 +56,14 @@ class Spinner:
             self._price = 1
 
     def missed(self) -> None:
+        if self._slow:
+            return
         self._credit -= _FAILURE
         if self._credit < _ENOUGH:
             self._price = min(self._price * 2, 64)
 
     def slept(self, ns: int) -> None:
-        if ns > _SOON_NS or not self.able:
-            self._credit = 0
+        if ns > _SOON * self._limit or not self.able:
             return
         self._seen += 1
         if self._seen >= self._price:
@@ -115,8 +125,22 @@ class DevFuse:
                 spinner.slept(time.perf_counter_ns() - begun)
                 return size
 
+    def retry(self, attempt: Callable[[], bool], patience: Spinner) -> bool:
+        """Make an attempt until it succeeds, as long as that pays and no request arrives."""
+        if not patience.worth_it():
+            return False
+        deadline = patience.deadline()
+        while not self._poll.poll(0):
+            if attempt():
+                patience.met()
+                return True
+            if time.perf_counter_ns() > deadline:
+                patience.missed()
+                return False
+        return False
+
     def _spin(self) -> None:
-        deadline = time.perf_counter_ns() + _SPIN_NS
+        deadline = self._spinner.deadline()
         while not self._poll.poll(0):
             if time.perf_counter_ns() > deadline:
                 self._spinner.missed()

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from .supervisor import open_descriptors
 log = logging.getLogger(__name__)
 
 _MAX_THREADS = 12
+_DISK_NS = 200_000  # a fast disk has brought a page by then
 _GC_THRESHOLD = 50_000  # objects made and not freed
 
 
@@ -65,12 +67,13 @@ class Session:
         self._ledger_fd = -1
         self._resent: Resent | None = None
         self._lead = threading.Lock()
-        self._spinner = Spinner(wanted=options.channel != "block")
+        self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
+        self._spinner = Spinner(wanted=options.channel != "block", slow=self._slow)
+        self._disk = Spinner(_DISK_NS, wanted=options.channel != "block")
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
         self._ended = threading.Event()
         self._leaving = False  # other code shall go on
-        self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
         self._mine = threading.local()  # the unique of the slow request of this thread
         operations.stale = self._stale
         operations.interrupted = self._is_interrupted
@@ -226,18 +229,26 @@ class Session:
         """Answer what is answered at once. Returns what is not; None at the end of the mount."""
         while (call := channel.receive()) is not None:
             call.may_wait = not self._idle and self._threads >= _MAX_THREADS
-            if not self._answer(channel, call):
+            if not self._answer(channel, call) and not self._answer_soon(channel, call):
                 return call
         return None
+
+    def _answer_soon(self, channel: DevFuse, call: Call) -> bool:
+        """Wait a moment for what is to be read: another thread costs more than a fast disk takes. The first try has
+        asked the disk (RWF_NOWAIT)."""
+        return call.opcode == Opcode.READ and channel.retry(lambda: self._answer(channel, call), self._disk)
 
     def _answer_slowly(self, channel: Channel, call: Call) -> None:
         self._mine.unique = call.unique
         self._slow[call.unique] = False
         call.may_wait = True
+        begun = time.perf_counter_ns()
         try:
             self._answer(channel, call)
         finally:
             del self._slow[call.unique]
+        if call.opcode == Opcode.READ:
+            self._disk.slept(time.perf_counter_ns() - begun)
         if self._leaving:
             self._ended.set()
             self._on_end()
