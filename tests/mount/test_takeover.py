@@ -172,6 +172,20 @@ def kill_now(merged: Path) -> None:
     os.kill(mounts.daemon_of(merged), signal.SIGKILL)
 
 
+def test_the_ledger_of_another_daemon_is_compacted(merged: Path) -> None:
+    """Which closes what it was mapped by, and nothing that has been opened since."""
+    kill_now(merged)
+    expected = {path: path.read_bytes() for path in (merged / "old").iterdir()}  # and the daemon keeps them open
+    for turn in range(5000):  # a record or more each: it is compacted at a mebibyte
+        path = merged / f"{turn:0200}"
+        path.touch()
+        path.unlink()
+    for path, data in expected.items():
+        with opened(path, os.O_RDONLY) as fd:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.read(fd, 1000) == data
+
+
 def test_what_is_open_stays_open(merged: Path) -> None:
     """Also what has no name any more: of the upper layer, of a lower one, and a directory."""
     with (

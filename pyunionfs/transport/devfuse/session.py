@@ -148,9 +148,10 @@ class Session:
         """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
         descriptors, all others are of the dead one.
         """
+        of_others = open_descriptors() - mine  # before we open any: to map the ledger takes one
         ledger = Ledger(self._ledger_fd)
         held = ledger.read()
-        for fd in open_descriptors() - mine - {state.fd for state in held.values()}:
+        for fd in of_others - {state.fd for state in held.values()}:
             os.close(fd)
         self._ops.journal = ledger
         self._ops.restore(held)
