@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.filesystems import Cost, Filesystem, mounted, parse, unmount_below
+from benchmarks.filesystems import Cost, Filesystem, mounted, parse, remove, spread, unmount_below
 from benchmarks.inputs import MIB, Inputs, Workload
 from benchmarks.workloads import WORKLOADS
 
@@ -84,7 +83,7 @@ def measure(workload: Workload, filesystem: Filesystem, inputs: Inputs) -> repor
 def _measure(workload: Workload, filesystem: Filesystem, inputs: Inputs) -> tuple[list[str], report.Measured]:
     """On a fresh mount with an empty upper; with how often the caches had been dropped when it began."""
     beginning = time.perf_counter()
-    with mounted(filesystem, workload.layers(inputs), inputs.root / "union") as merged:
+    with mounted(filesystem, workload.layers(inputs), inputs.root) as merged:
         if workload.start:
             os.listdir(merged)
             seconds = time.perf_counter() - beginning
@@ -148,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
 
     chosen = [workload for workload in WORKLOADS if not options.only or workload.name in options.only]
     root = Path(tempfile.mkdtemp(prefix="pyunionfs-bench-", dir=options.dir)).resolve()
+    spread(root)
     try:
         inputs = Inputs(root, **(QUICK if options.quick else {}))
         for layer in inputs.lower:
@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
         go_round(chosen, filesystems, inputs, results, options.rounds)
     finally:
         unmount_below(root)
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
 
     name = options.output or ("quick" if options.quick else "latest")
     console.width = max(console.width, 60 + 24 * len(filesystems))  # a table that wraps cannot be compared
