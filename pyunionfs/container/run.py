@@ -56,11 +56,12 @@ def _answers(program: str) -> bool:
 
 
 def _noted(pid_file: Path) -> int | None:
-    """The number in a runtime's file, once it is there: crun makes the file first, and writes it then."""
+    """The number in a runtime's file, once it is there: the file may be, and the number not yet."""
     try:
-        return int(pid_file.read_text() or 0) or None
+        text = pid_file.read_text()
     except FileNotFoundError:
         return None
+    return int(text) if text else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,7 @@ def run(bundle: Path, pid_file: Path) -> int:
         os._exit(127)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))
-    unfinished = pid_file.with_name("pid-unfinished")  # who waits for the file is to find the number in it
-    unfinished.write_text(f"{pid}")
-    unfinished.rename(pid_file)
+    pid_file.write_text(f"{pid}")
     os.write(writing, b"\0")  # from here on pivot_root(2) changes our root as well: there is no pid_file any more
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code

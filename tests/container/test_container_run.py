@@ -13,6 +13,8 @@ from ours import Ours, until
 
 from pyunionfs.container.run import choose_runtime
 
+CATCHES = "trap 'echo caught; exit 5' INT; echo ready; while true; do sleep 0.1; done"
+
 
 def test_what_it_is_from_the_inside(ours: Ours) -> None:
     seen = ours.run(
@@ -125,7 +127,7 @@ def test_somebody_types_at_a_terminal(ours: Ours) -> None:
 
 def test_a_runtime_that_makes_its_pid_file_before_it_writes_it(ours: Ours, tmp_path: Path) -> None:
     if "--no-runtime" in ours.runtime:
-        pytest.skip("it renames the file")
+        pytest.skip("it is no program that could be slowed down")
     slow = tmp_path / "slow"
     slow.write_text(
         "#!/bin/sh\n"
@@ -137,8 +139,7 @@ def test_a_runtime_that_makes_its_pid_file_before_it_writes_it(ours: Ours, tmp_p
 
 
 def test_what_is_typed_to_end_it_the_container_gets(ours: Ours) -> None:
-    script = "trap 'echo caught; exit 5' INT; echo ready; while true; do sleep 0.1; done"
-    with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh", "-c", script) as terminal:
+    with ours.terminal("run", *ours.runtime, "--rm", "-it", "app:1", "sh", "-c", CATCHES) as terminal:
         terminal.until(b"ready")
         terminal.types("\x03")
         terminal.until(b"caught")
@@ -260,8 +261,7 @@ sys.exit(unshared.run(Path(sys.argv[1]), Path(sys.argv[2])))
 def test_ctrl_c_does_not_end_who_watches_a_container_before_it_looks(ours: Ours, tmp_path: Path) -> None:
     if "--no-runtime" not in ours.runtime:
         pytest.skip("ours alone")
-    script = "trap 'echo caught; exit 5' INT; echo ready; while true; do sleep 0.1; done"
-    told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", script)
+    told = ours("bundle", "app:1", tmp_path / "bundle", "sh", "-c", CATCHES)
     mount, *_, unmount = (line.split()[1:] for line in told.splitlines())
     ours(*mount)
     try:

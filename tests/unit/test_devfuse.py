@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import NoReturn
 
@@ -251,6 +251,15 @@ def direntplus(told: bytes) -> Iterator[tuple[int, int]]:
 # -- polling -------------------------------------------------------------------------------------------------
 
 
+def spinning(slow: Sized = ()) -> Spinner:
+    """Requests have come soon, just often enough."""
+    spinner = Spinner(slow=slow)
+    spinner.able = True
+    for _ in range(4):
+        spinner.slept(50_000)
+    return spinner
+
+
 def test_an_idle_daemon_does_not_spin() -> None:
     spinner = Spinner()
     spinner.able = True
@@ -260,10 +269,7 @@ def test_an_idle_daemon_does_not_spin() -> None:
 
 
 def test_requests_that_come_soon_make_it_spin_and_in_vain_it_stops() -> None:
-    spinner = Spinner()
-    spinner.able = True
-    for _ in range(4):
-        spinner.slept(50_000)
+    spinner = spinning()
     assert spinner.worth_it()
     spins = 0
     for _ in range(10_000):  # a machine where nobody makes requests while we spin
@@ -275,10 +281,7 @@ def test_requests_that_come_soon_make_it_spin_and_in_vain_it_stops() -> None:
 
 
 def test_a_pause_costs_one_spin_and_the_next_burst_is_met() -> None:
-    spinner = Spinner()
-    spinner.able = True
-    for _ in range(4):
-        spinner.slept(50_000)
+    spinner = spinning()
     for _ in range(1000):
         for _ in range(8):
             assert spinner.worth_it()
@@ -301,10 +304,7 @@ def test_single_requests_after_long_pauses_are_not_worth_a_spin() -> None:
 
 def test_a_spin_in_vain_costs_nothing_while_something_slow_is_under_way() -> None:
     slow = {1}
-    spinner = Spinner(slow=slow)
-    spinner.able = True
-    for _ in range(4):
-        spinner.slept(50_000)
+    spinner = spinning(slow=slow)
     for _ in range(20):
         spinner.missed()
     assert spinner.worth_it()
