@@ -6,7 +6,6 @@ are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, NewType, Protocol
 
 Ino = NewType("Ino", int)
@@ -36,8 +35,7 @@ class Attr(NamedTuple):
     ctime_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetAttr:
+class SetAttr(NamedTuple):
     """The attributes to change; None leaves one as it is."""
 
     mode: int | None = None  # permission bits
@@ -49,8 +47,7 @@ class SetAttr:
     kill_suid: bool = False  # a new size by somebody without CAP_FSETID: setuid goes
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: credentials of the process behind a request.
 
     ``umask`` is still to be applied to the mode of what is created, unless the directory has a default ACL.

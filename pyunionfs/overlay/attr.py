@@ -3,7 +3,6 @@
 import os
 import stat
 import time
-from dataclasses import replace
 
 from ..vfs import Attr, SetAttr, Statfs
 from .backing import Backing
@@ -88,7 +87,7 @@ def setattr(sb: Superblock, inode: Inode, changes: SetAttr) -> None:
         truncate(sb, inode, changes.size, kill_suid=changes.kill_suid)
     if sb.ownership is not None:
         _give(sb.ownership, upper, changes)
-        changes = replace(changes, uid=None, gid=None, mode=None)
+        changes = changes._replace(uid=None, gid=None, mode=None)
     if changes.uid is not None or changes.gid is not None:
         upper.chown(-1 if changes.uid is None else changes.uid, -1 if changes.gid is None else changes.gid)
     if changes.mode is not None:

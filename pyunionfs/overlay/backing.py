@@ -29,13 +29,14 @@ class Backing:
     held by its descriptor alone.
     """
 
-    __slots__ = ("fd", "layer", "name", "parent")
+    __slots__ = ("fd", "layer", "name", "open_fd", "parent")
 
     def __init__(self, layer: "Layer", parent: "Backing | None", name: bytes) -> None:
         self.layer = layer
         self.parent = parent
         self.name = name
         self.fd = -1  # O_PATH descriptor: of a directory, or of a pinned object
+        self.open_fd = -1  # of a file that OpenFiles has open
 
     @classmethod
     def nameless(cls, layer: "Layer", fd: int) -> "Backing":
@@ -113,6 +114,12 @@ class Backing:
     def _is_pinned(self) -> bool:
         return self.parent is None and self.layer.root is not self
 
+    def _itself(self) -> int | bytes | None:
+        """A way to the object that needs none of its names; None: it is to be found by its name."""
+        if self.open_fd >= 0:
+            return self.open_fd
+        return self._pinned_path() if self._is_pinned() else None
+
     def _pinned_path(self) -> bytes:
         return b"/proc/self/fd/%d" % self.fd
 
@@ -176,6 +183,8 @@ class Backing:
         """lstat(2)."""
         if self.fd >= 0:
             return os.fstat(self.fd)
+        if self.open_fd >= 0:
+            return os.fstat(self.open_fd)
         fd, name = self.at()
         if self.layer.cloned:
             return os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -199,16 +208,16 @@ class Backing:
 
     def chown(self, uid: int, gid: int) -> None:
         """lchown(2); -1 keeps an id."""
-        if self._is_pinned():
-            os.chown(self._pinned_path(), uid, gid)
+        if (itself := self._itself()) is not None:
+            os.chown(itself, uid, gid)
         else:
             fd, name = self.at()
             os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
 
     def chmod(self, mode: int) -> None:
         """chmod(2) of anything but a symlink."""
-        if self._is_pinned():
-            os.chmod(self._pinned_path(), mode)
+        if (itself := self._itself()) is not None:
+            os.chmod(itself, mode)
         else:
             opened = self.hold()  # no fchmodat(2) of Python's refuses to follow a symlink
             try:
@@ -219,11 +228,15 @@ class Backing:
     def utime(self, atime_ns: int | None, mtime_ns: int | None) -> None:
         """utimensat(2); None leaves a time as it is, and ``vfs.NOW`` has the filesystem's clock say it."""
         if atime_ns in (None, NOW) or mtime_ns in (None, NOW):
-            fd, name = (linux.AT_FDCWD, self._pinned_path()) if self._is_pinned() else self.at()
-            follow = self._is_pinned()
-            linux.utimensat(name, _timespec(atime_ns), _timespec(mtime_ns), dir_fd=fd, follow_symlinks=follow)
-        elif self._is_pinned():
-            os.utime(self._pinned_path(), ns=(atime_ns, mtime_ns))
+            times = _timespec(atime_ns), _timespec(mtime_ns)
+            if self.open_fd >= 0 or self._is_pinned():
+                path = b"/proc/self/fd/%d" % max(self.open_fd, self.fd)
+                linux.utimensat(path, *times, follow_symlinks=True)
+            else:
+                fd, name = self.at()
+                linux.utimensat(name, *times, dir_fd=fd)
+        elif (itself := self._itself()) is not None:
+            os.utime(itself, ns=(atime_ns, mtime_ns))
         else:
             fd, name = self.at()
             os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
@@ -231,8 +244,8 @@ class Backing:
     # -- extended attributes ---------------------------------------------------------------------------
 
     def getxattr(self, name: str) -> bytes:
-        if self._is_pinned():
-            return os.getxattr(self._pinned_path(), name)
+        if (itself := self._itself()) is not None:
+            return os.getxattr(itself, name)
         return os.getxattr(self.proc_path(), name, follow_symlinks=False)
 
     def find_xattr(self, name: str) -> bytes | None:
@@ -249,8 +262,8 @@ class Backing:
 
     def listxattr(self) -> list[str]:
         try:
-            if self._is_pinned():
-                return os.listxattr(self._pinned_path())
+            if (itself := self._itself()) is not None:
+                return os.listxattr(itself)
             fd, name = self.at()
             if not linux.has_xattrs(fd, name):  # most objects of most layers have none, and this is cheaper
                 return []
@@ -261,14 +274,14 @@ class Backing:
             raise
 
     def setxattr(self, name: str, value: bytes, flags: int = 0) -> None:
-        if self._is_pinned():
-            os.setxattr(self._pinned_path(), name, value, flags)
+        if (itself := self._itself()) is not None:
+            os.setxattr(itself, name, value, flags)
         else:
             os.setxattr(self.proc_path(), name, value, flags, follow_symlinks=False)
 
     def removexattr(self, name: str) -> None:
-        if self._is_pinned():
-            os.removexattr(self._pinned_path(), name)
+        if (itself := self._itself()) is not None:
+            os.removexattr(itself, name)
         else:
             os.removexattr(self.proc_path(), name, follow_symlinks=False)
 

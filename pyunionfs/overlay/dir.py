@@ -51,23 +51,37 @@ def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
 # -- create ------------------------------------------------------------------------------------------------
 
 
-def create(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make) -> Inode:
+def create(
+    sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make
+) -> tuple[Inode, os.stat_result]:
     """Make an object by ``make`` with the given mode (type and permissions) and its owner (ovl_create_object).
 
-    Returns its inode. Raises EEXIST, ENOENT in a removed directory, EROFS.
+    Returns its inode and its attributes. Raises EEXIST, ENOENT in a removed directory, EROFS.
     """
     upper = _prepare(sb, parent, name)
     if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
-    over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
-    if over_whiteout or sb.ownership is not None or not _is_born_right(upper.stat(), mode, caller):
-        new = _make_aside(sb, parent, name, mode, caller, make, over_whiteout=over_whiteout)
-    else:
-        make(upper.dir_fd(), name, stat.S_IMODE(mode))
-        new = upper.child(name)
-        if _may_be_opaque(sb, parent, mode):
-            _mark_needlessly(sb, new)
+    new = None
+    if sb.ownership is None and not sb.params.dialects and _is_born_right(upper.stat(), mode, caller):
+        new = _make_in_place(sb, parent, name, mode, make)
+    if new is None:
+        new = _make_aside(sb, parent, name, mode, caller, make)
     return _new_inode(sb, parent, name, new, mode)
+
+
+def _make_in_place(sb: Superblock, parent: Inode, name: bytes, mode: int, make: Make) -> Backing | None:
+    """Make an object as the filesystem itself gives it owner and mode; None if a whiteout is in the way."""
+    assert parent.upper is not None
+    try:
+        make(parent.upper.dir_fd(), name, stat.S_IMODE(mode))
+    except FileExistsError:
+        if upper_kind(sb, parent, name) is not Kind.WHITEOUT:
+            raise
+        return None
+    new = parent.upper.child(name)
+    if _may_be_opaque(sb, parent, mode):
+        _mark_needlessly(sb, new)
+    return new
 
 
 def _may_be_opaque(sb: Superblock, parent: Inode, mode: int) -> bool:
@@ -89,12 +103,11 @@ def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
     return mine and not (mode & 0o7000)
 
 
-def _make_aside(
-    sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make, *, over_whiteout: bool
-) -> Backing:
+def _make_aside(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make) -> Backing:
     """Make an object in the work directory, finish it, and rename it into place (ovl_create_over_whiteout)."""
     upper = parent.upper
     assert upper is not None
+    over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
     _, workdir = sb.writable()
     with _stage(sb, upper) as new:
         dir_fd, temp_name = new.at()
@@ -190,14 +203,16 @@ def _own(sb: Superblock, new: Backing, directory: Backing, mode: int, caller: Ca
         new.chmod(owner.mode)
 
 
-def _new_inode(sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int) -> Inode:
-    inode = Inode(parent, name, stat.S_IFMT(mode))
+def _new_inode(
+    sb: Superblock, parent: Inode, name: bytes, upper: Backing, mode: int
+) -> tuple[Inode, os.stat_result]:
+    inode, st = Inode(parent, name, stat.S_IFMT(mode)), upper.stat()
     inode.upper = upper
     if inode.is_dir:
         inode.listing = Listing({})
     parent.gains(name, inode.type)
-    sb.table.add(inode, upper.stat().st_ino)
-    return inode
+    sb.table.add(inode, st.st_ino)
+    return inode, st
 
 
 def _join(parent: Inode, name: bytes) -> bytes:

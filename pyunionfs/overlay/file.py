@@ -30,9 +30,10 @@ WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
 class _Open:
-    __slots__ = ("fd", "stale", "users", "writable")
+    __slots__ = ("backing", "fd", "stale", "users", "writable")
 
-    def __init__(self, fd: int, writable: bool) -> None:
+    def __init__(self, backing: Backing, fd: int, writable: bool) -> None:
+        self.backing = backing
         self.fd = fd
         self.writable = writable
         self.users = 0
@@ -40,7 +41,11 @@ class _Open:
 
 
 class OpenFiles:
-    """The backing files that are open: one an inode, about ``budget`` of them."""
+    """The backing files that are open: one an inode, about ``budget`` of them.
+
+    Their descriptors serve for attributes too (:attr:`Backing.open_fd`). So they come and go under the superblock's
+    namespace lock; who reads or writes, which needs no such lock, keeps hold of one by :meth:`acquire`.
+    """
 
     def __init__(self, sb: "Superblock", budget: int) -> None:
         self._sb = sb
@@ -63,8 +68,10 @@ class OpenFiles:
     def put(self, inode: Inode, fd: int, *, writable: bool) -> None:
         """Hand in a descriptor that is open already, as after a create or a copy-up."""
         self.discard(inode)
+        backing = find_data(self._sb, inode)
         with self._lock:
-            self._open[inode] = _Open(fd, writable)
+            self._open[inode] = _Open(backing, fd, writable)
+            backing.open_fd = fd
             self._evict()
 
     def discard(self, inode: Inode) -> None:
@@ -111,6 +118,7 @@ class OpenFiles:
                 os.close(entry.fd)
 
     def _retire(self, entry: _Open) -> None:
+        entry.backing.open_fd = -1
         if entry.users:
             entry.stale = True
         else:
@@ -126,7 +134,7 @@ class OpenFiles:
             if entry.users or (inode.opens and not MAY_REOPEN_ANYTHING):
                 self._open[inode] = entry
             else:
-                os.close(entry.fd)
+                self._retire(entry)
 
 
 def find_data(sb: "Superblock", inode: Inode) -> Backing:
@@ -267,11 +275,11 @@ def drop_suid(sb: "Superblock", inode: Inode, fd: int) -> None:
     """Clear the bits that a write by an ordinary user clears (setattr_should_drop_suidgid). Root's daemon
     has CAP_FSETID, so the backing filesystem would keep them."""
     st = os.fstat(fd)
-    upper = inode.upper
-    if sb.ownership is not None and upper is not None:
-        owner = sb.ownership.of(upper, st)
-        if kill := _dropped(owner.mode):
-            sb.ownership.give(upper, st, replace(owner, mode=owner.mode & ~kill))
+    if sb.ownership is not None and inode.upper is not None:
+        with sb.lock:
+            owner = sb.ownership.of(inode.upper, st)
+            if kill := _dropped(owner.mode):
+                sb.ownership.give(inode.upper, st, replace(owner, mode=owner.mode & ~kill))
         return
     if kill := _dropped(st.st_mode):
         try:

@@ -262,7 +262,7 @@ class Overlay:
         if stat.S_ISREG(mode):
             return self._create(parent, name, mode, caller)
         with self.sb.lock:
-            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
@@ -270,7 +270,7 @@ class Overlay:
 
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
         with self.sb.lock:
-            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
@@ -278,7 +278,7 @@ class Overlay:
 
         mode = stat.S_IFLNK | 0o777
         with self.sb.lock:
-            return self._hold(dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
         return self._create(parent, name, mode, caller, opens=1)
@@ -300,14 +300,14 @@ class Overlay:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         with self.sb.lock:
             try:
-                inode = dir.create(self.sb, self.sb.table[parent], name, mode, caller, make)
+                inode, st = dir.create(self.sb, self.sb.table[parent], name, mode, caller, make)
             except BaseException:
                 for fd in fds:
                     os.close(fd)
                 raise
             self.sb.files.put(inode, fds[0], writable=True)
             inode.opens += opens
-            return self._hold(inode)
+            return self._hold(inode, st)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
         inode = self.sb.table[ino]
@@ -338,7 +338,7 @@ class Overlay:
                 if new is not None and (flags & rename.EXCHANGE or must_copy_up(self.sb, new)):
                     first.append(new)
                 if all(inode.upper is not None for inode in first):
-                    rename.rename(self.sb, table[parent], name, table[new_parent], new_name, flags)
+                    rename.rename(self.sb, (table[parent], name, old), (table[new_parent], new_name, new), flags)
                     return
             for inode in first:  # then look again: the names may have changed meanwhile
                 copy_up(self.sb, inode, data=False)

@@ -52,9 +52,9 @@ def _still_there(sb: Superblock, parent: Inode, name: bytes, inode: Inode) -> bo
         return False
     for backing in lower:
         backing.drop()
-    if upper is None:
+    if upper is None or upper.stat().st_ino != st.st_ino:
         sb.files.discard(inode)
-    else:
+    if upper is not None:
         inode.upper = upper  # the same, with its descriptor
     return True
 

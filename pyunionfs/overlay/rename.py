@@ -59,19 +59,21 @@ def _can_move(sb: Superblock, inode: Inode) -> bool:
     return not inode.is_dir or not inode.lower or sb.params.redirect_dir == "on"
 
 
-def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
-    """Rename; the objects that move are in the upper layer already."""
-    old, new = check(sb, parent, name, new_parent, new_name, flags)
+def rename(
+    sb: Superblock, source: tuple[Inode, bytes, Inode], target: tuple[Inode, bytes, Inode | None], flags: int
+) -> None:
+    """Rename what :func:`check` has found to be at both places; what moves is in the upper layer already."""
+    (parent, name, old), (new_parent, new_name, new) = source, target
     if old is new:
         return  # two names of one inode: rename(2) does nothing
     copy_up(sb, parent)
     copy_up(sb, new_parent)
-    for inode, at, called in ((old, parent, name), (new, new_parent, new_name)):
+    for at, called, inode in (source, target):
         if inode is not None and inode.indexed:
             link_up(sb, inode, at, called)
     if flags & linux.RENAME_EXCHANGE:
         assert new is not None
-        _exchange(sb, (parent, name, old), (new_parent, new_name, new))
+        _exchange(sb, source, (new_parent, new_name, new))
         return
     _prepare_move(sb, old, parent, new_parent)
     if new is not None and new.is_dir and new.upper is not None and new.is_merge:
@@ -90,10 +92,9 @@ def rename(sb: Superblock, parent: Inode, name: bytes, new_parent: Inode, new_na
 def _move(sb: Superblock, parent: Inode, name: bytes, old: Inode, new_parent: Inode, new_name: bytes) -> None:
     """The one system call that does it, by what each place has to show afterwards."""
     assert parent.upper is not None and new_parent.upper is not None
-    over_whiteout = upper_kind(sb, new_parent, new_name) is Kind.WHITEOUT
     needs_whiteout = lower_positive(sb, parent, name)
     source, target = (parent.upper.dir_fd(), name), (new_parent.upper.dir_fd(), new_name)
-    if over_whiteout and (needs_whiteout or old.is_dir):
+    if (needs_whiteout or old.is_dir) and upper_kind(sb, new_parent, new_name) is Kind.WHITEOUT:
         linux.renameat2(*source, *target, linux.RENAME_EXCHANGE)  # the whiteout changes places with it
         if not needs_whiteout:
             clear_away(parent.upper, name)

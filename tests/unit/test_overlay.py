@@ -15,7 +15,7 @@ from unitstack import Stack
 from pyunionfs import Overlay, Paths, events
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE
 from pyunionfs.overlay.copy_data import copy_data
-from pyunionfs.vfs import ROOT, Caller, SetAttr
+from pyunionfs.vfs import NOW, ROOT, Caller, SetAttr
 
 ME = Caller(os.geteuid(), os.getegid())
 
@@ -75,6 +75,28 @@ def test_a_write_copies_all_data_first(stack: Stack) -> None:
     stack.overlay.write(attr.ino, 1_000_000, b"X", kill_suid=False)
     assert (stack.upper / "big").read_bytes() == data[:1_000_000] + b"X" + data[1_000_001:]
     assert (stack.base / "big").read_bytes() == data
+
+
+def test_what_concerns_an_open_file_needs_no_name(stack: Stack) -> None:
+    """Attributes go by the descriptor; also where somebody moved the file behind our back."""
+    held = stack.overlay.create(ROOT, b"new", 0o644, ME)
+    (stack.upper / "new").rename(stack.upper / "elsewhere")
+    assert stack.overlay.setattr(held.ino, SetAttr(mode=0o700, mtime_ns=5, atime_ns=6), ME).mtime_ns == 5
+    assert stack.overlay.setattr(held.ino, SetAttr(mtime_ns=NOW), ME).mtime_ns > 10**18
+    stack.overlay.setxattr(held.ino, b"user.note", b"kept", 0)
+    assert stack.overlay.listxattr(held.ino) == [b"user.note"]
+    assert stat.S_IMODE((stack.upper / "elsewhere").stat().st_mode) == 0o700
+    assert os.getxattr(stack.upper / "elsewhere", "user.note") == b"kept"
+
+
+def test_a_refresh_finds_another_file_in_place_of_an_open_one(stack: Stack) -> None:
+    held = stack.overlay.create(ROOT, b"new", 0o644, ME)
+    stack.overlay.write(held.ino, 0, b"ours", kill_suid=False)
+    (stack.upper / "other").write_bytes(b"theirs")
+    (stack.upper / "other").rename(stack.upper / "new")
+    stack.overlay.refresh()
+    assert stack.overlay.getattr(held.ino).size == 6
+    assert stack.overlay.read(held.ino, 0, 10) == b"theirs"
 
 
 def test_a_failed_copy_up_leaves_nothing_and_can_be_tried_again(
