@@ -5,7 +5,7 @@ one implementation. Neither side imports the other. All calls are synchronous an
 are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NewType, Protocol
 
 Ino = NewType("Ino", int)
@@ -223,6 +223,10 @@ class Operations(Protocol):
     ) -> Sequence[tuple[DirEntry, Attr | None]]:
         """As :meth:`readdir`, with the attributes of each name; None where they cannot be had. With ``bare`` only
         of those whose number is not known without."""
+
+    def ahead(self, ino: Ino) -> Iterator[None]:
+        """Prepare for a look-up of every name in a directory, a little at each step; whether that is done, begun or
+        left in the middle changes nothing but how long the look-ups take."""
 
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""

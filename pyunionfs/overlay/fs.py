@@ -7,14 +7,14 @@ because the order of locks is: an inode's copy lock, then the namespace lock.
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import TracebackType
 
 from .. import linux
 from ..events import Listener
 from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, SetAttr, Statfs
-from . import attr, dir, file, held, marks, params, readdir, rename, xattrs
+from . import ahead, attr, dir, file, held, marks, params, readdir, rename, xattrs
 from . import flags as inode_flags
 from . import refresh as again
 from .copy_up import copy_up
@@ -203,6 +203,9 @@ class Overlay:
                 except OSError:
                     found.append((entry, None))  # who asks for it by name is told why
             return found
+
+    def ahead(self, ino: Ino) -> Iterator[None]:
+        return ahead.ahead(self.sb, ino)
 
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)

@@ -132,6 +132,16 @@ class Inode:
         return b"/".join(reversed(names))
 
 
+class Prepared:
+    """Inodes of one directory, made before anybody has asked for them (:mod:`.ahead`), with their attributes."""
+
+    __slots__ = ("directory", "found")
+
+    def __init__(self, directory: Inode | None = None) -> None:
+        self.directory = directory
+        self.found: dict[bytes, tuple[Inode, os.stat_result]] = {}
+
+
 class InodeTable:
     """The inodes that somebody holds: the kernel by lookup count, or a child by its parent pointer."""
 

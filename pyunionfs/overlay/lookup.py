@@ -50,6 +50,35 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         if known.aliases is not None and known.upper is None:
             known.parent, known.name = parent, name  # of several names, the last used is the one to be copied up
         return known, None
+    if parent is sb.prepared.directory and (ready := sb.prepared.found.pop(name, None)) is not None:
+        inode, st = ready
+        sb.table.add(inode, inode.const_ino or map_ino(inode.real, st.st_ino))
+        return ready
+    found = _search(sb, parent, name)
+    if found is None:
+        return None
+    inode = _get_inode(sb, parent, name, *found)
+    top, _ = found
+    return inode, top.st if inode.real is top.backing else None
+
+
+def prepare(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result] | None:
+    """Make the inode of a name, for :func:`look` to add to the table when somebody asks for it. None for what does
+    not exist, and for what may have other names: by one of these it may be known, or become known."""
+    found = _search(sb, parent, name)
+    if found is None:
+        return None
+    top, search = found
+    assert top.st is not None
+    if not stat.S_ISDIR(top.st.st_mode) and (top.st.st_nlink > 1 or top.backing.layer is sb.upper):
+        return None
+    return _make_inode(sb, parent, name, top, search), top.st
+
+
+def _search(
+    sb: Superblock, parent: Inode, name: bytes
+) -> tuple[Found, tuple[Search, merge.Resolution] | None] | None:
+    """The topmost object of a name; and all that the search has found, if it may consist of several."""
     first = 0
     if parent.listing is not None:
         in_listing = parent.listing.names.get(name)
@@ -65,17 +94,10 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         return None
     directories = directories_of(parent)
     if not parent.xattr_whiteouts and (top := _topmost(sb, directories, name, first)) is not _SEARCH:
-        if top is None:
-            return None
-        inode = _get_inode(sb, parent, name, top, None)
-    else:
-        search = Search(sb, directories, name, parent.xattr_whiteouts, first=first)
-        resolution = merge.resolve(search.findings())
-        if not resolution.exists:
-            return None
-        top = search.found[resolution.providers[0]]
-        inode = _get_inode(sb, parent, name, top, (search, resolution))
-    return inode, top.st if inode.real is top.backing else None
+        return None if top is None else (top, None)
+    search = Search(sb, directories, name, parent.xattr_whiteouts, first=first)
+    resolution = merge.resolve(search.findings())
+    return (search.found[resolution.providers[0]], (search, resolution)) if resolution.exists else None
 
 
 def _topmost(sb: Superblock, directories: Sequence[Backing], name: bytes, first: int) -> Found | None:
@@ -115,7 +137,6 @@ def lookup(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_r
 def _get_inode(
     sb: Superblock, parent: Inode, name: bytes, top: Found, search: tuple[Search, merge.Resolution] | None
 ) -> Inode:
-    """``search`` is None for what consists of one object, and is no directory."""
     first, st = top.backing, top.st
     assert st is not None
     is_upper = first.layer is sb.upper
@@ -129,11 +150,7 @@ def _get_inode(
         if known is not None:
             sb.table.add_name(known, parent, name, first)
             return known
-    inode = Inode(parent, name, stat.S_IFMT(st.st_mode))
-    if search is not None:
-        fill(sb, inode, *search)
-    else:
-        _tie(sb, inode, (top,))
+    inode = _make_inode(sb, parent, name, top, search)
     if shared and sb.index is not None:
         known = _from_index(sb, inode, st)
         if known is not None:
@@ -145,6 +162,19 @@ def _get_inode(
         sb.table.remember_link(inode, first, st.st_ino)
     if inode.indexed:
         sb.table.remember_link(inode, inode.real, inode.real.stat().st_ino)
+    return inode
+
+
+def _make_inode(
+    sb: Superblock, parent: Inode, name: bytes, top: Found, search: tuple[Search, merge.Resolution] | None
+) -> Inode:
+    """``search`` is None for what consists of one object, and is no directory."""
+    assert top.st is not None
+    inode = Inode(parent, name, stat.S_IFMT(top.st.st_mode))
+    if search is not None:
+        fill(sb, inode, *search)
+    else:
+        _tie(sb, inode, (top,))
     return inode
 
 

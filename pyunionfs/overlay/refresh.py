@@ -6,7 +6,7 @@ filesystems"). Here they are seen at last when somebody asks for it, and never t
 
 from ..vfs import Change
 from . import merge
-from .inode import Inode
+from .inode import Inode, Prepared
 from .lookup import directories_of, fill
 from .readdir import readdir
 from .search import Search
@@ -15,6 +15,7 @@ from .super import Superblock
 
 def refresh(sb: Superblock) -> list[Change]:
     """Tie every inode that is held to what the layers have now; returns what the kernel may hold that is not so."""
+    sb.prepared = Prepared()
     changes: list[Change] = []
     directories = [sb.table.root]
     while directories:

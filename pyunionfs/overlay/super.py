@@ -20,7 +20,7 @@ from . import marks
 from .backing import Backing
 from .file import OpenFiles
 from .index import Index
-from .inode import Inode, InodeTable
+from .inode import Inode, InodeTable, Prepared
 from .layer import DirFds, Layer
 from .ownership import Ownership, read_override
 from .params import Params
@@ -52,6 +52,7 @@ class Superblock:
         self.marks = marks.USER if params.userxattr else namespace
         self.lock = threading.RLock()
         self.table = InodeTable()
+        self.prepared = Prepared()
         self.listeners: list[events.Listener] = []
         self.stale: Callable[[Ino], None] | None = None  # see vfs.Operations
         self.interrupted: Callable[[], bool] | None = None  # likewise

@@ -338,6 +338,26 @@ def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives() -
         os.close(writing)
 
 
+def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives() -> None:
+    reading, writing = os.pipe()
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 1000:
+            os.write(writing, message(Opcode.GETATTR, bytes(16)))
+        return True
+
+    try:
+        call = DevFuse(reading, spinning(), step).receive()
+        assert call is not None and call.opcode == Opcode.GETATTR
+        assert steps == 1000
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_one_processor_never_spins() -> None:
     spinner = Spinner()
     spinner.able = False

@@ -84,9 +84,11 @@ class Channel(Protocol):
 class DevFuse:
     """The device with the buffers of one thread; at any time one thread reads."""
 
-    def __init__(self, fd: int, spinner: Spinner) -> None:
+    def __init__(self, fd: int, spinner: Spinner, meanwhile: Callable[[], bool] = lambda: False) -> None:
+        """``meanwhile`` does a little of what can be done while there is no request; False if there is nothing."""
         self._fd = fd
         self._spinner = spinner
+        self._meanwhile = meanwhile
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._in = bytearray(MAX_WRITE + _ROOM)
@@ -142,7 +144,9 @@ class DevFuse:
     def _spin(self) -> None:
         deadline = self._spinner.deadline()
         while not self._poll.poll(0):
-            if time.perf_counter_ns() > deadline:
+            if self._meanwhile():
+                deadline = self._spinner.deadline()
+            elif time.perf_counter_ns() > deadline:
                 self._spinner.missed()
                 return
         self._spinner.met()

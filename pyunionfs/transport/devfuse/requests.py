@@ -17,6 +17,7 @@ from ..mount import INFO_XATTR
 from . import abi, replies
 from .abi import Opcode, SetAttrValid
 from .files import ByRequest, Files
+from .walk import Walk
 
 _G = 10**9
 _SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
@@ -67,6 +68,7 @@ class Requests:
         self._info = info
         self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
+        self.walk = Walk(operations)
         self._long: dict[Ino, bool] = {}  # directories of more names than a reply holds: are attributes wanted?
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
@@ -334,13 +336,21 @@ class Requests:
         """
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
         found = replies.Dirents(size, plus=True)
+        below: list[Ino] = []
+        if not after:
+            self.walk.begins(call.nodeid)
         goes_on = after > vfs.FIRST
         bare = goes_on and not self._long.get(call.nodeid, False)
         count = size // (abi.DIRENTPLUS.size + 8) + 1
         for entry, attr, held in self._entries(call.nodeid, after, count, bare=bare):
-            if not found.add(entry, attr, held=held) and held and attr is not None:
+            if not held or attr is None:
+                found.add(entry, attr, held=held)
+            elif not found.add(entry, attr):
                 self._ops.forget(attr.ino, 1)
+            elif entry.type == stat.S_IFDIR:
+                below.append(attr.ino)
         told = found.encode()
+        self.walk.goes_on(call.nodeid, below, ended=not told)
         if goes_on and told:
             self._long.setdefault(call.nodeid, False)
         return told

@@ -187,7 +187,7 @@ class Session:
         threading.Thread(target=self._work, daemon=True, name=f"fuse-{self._threads}").start()
 
     def _work(self) -> None:
-        channel = DevFuse(self._fd, self._spinner)
+        channel = DevFuse(self._fd, self._spinner, self._requests.walk.step)
         try:
             while True:
                 self._idle += 1
