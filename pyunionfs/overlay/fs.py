@@ -14,7 +14,7 @@ from types import TracebackType
 from .. import linux
 from ..events import Listener
 from ..vfs import Attr, Caller, Change, DirEntry, Extent, Held, Ino, Journal, SetAttr, Statfs
-from . import ahead, attr, dir, file, held, marks, params, readdir, rename, xattrs
+from . import ahead, attr, create, file, held, marks, params, readdir, remove, rename, xattrs
 from . import flags as inode_flags
 from . import refresh as again
 from .copy_up import copy_up
@@ -166,7 +166,7 @@ class Overlay:
 
     def forget(self, ino: Ino, count: int) -> None:
         with self.sb.lock:
-            dir.release(self.sb, self.sb.table[ino], count)
+            remove.release(self.sb, self.sb.table[ino], count)
 
     def parent(self, ino: Ino) -> Ino:
         parent = self.sb.table[ino].parent
@@ -265,7 +265,7 @@ class Overlay:
         if stat.S_ISREG(mode):
             return self._create(parent, name, mode, caller)
         with self.sb.lock:
-            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*create.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
@@ -273,7 +273,7 @@ class Overlay:
 
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
         with self.sb.lock:
-            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*create.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
         def make(dir_fd: int, at: bytes, permissions: int) -> None:
@@ -281,7 +281,7 @@ class Overlay:
 
         mode = stat.S_IFLNK | 0o777
         with self.sb.lock:
-            return self._hold(*dir.create(self.sb, self.sb.table[parent], name, mode, caller, make))
+            return self._hold(*create.create(self.sb, self.sb.table[parent], name, mode, caller, make))
 
     def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
         return self._create(parent, name, mode, caller, opens=1)
@@ -289,7 +289,7 @@ class Overlay:
     def tmpfile(self, parent: Ino, mode: int, caller: Caller) -> Attr:
         with self.sb.lock:
             return self._hold(
-                dir.tmpfile(self.sb, self.sb.table[parent], stat.S_IFREG | stat.S_IMODE(mode), caller)
+                create.tmpfile(self.sb, self.sb.table[parent], stat.S_IFREG | stat.S_IMODE(mode), caller)
             )
 
     def _create(self, parent: Ino, name: bytes, mode: int, caller: Caller, *, opens: int = 0) -> Attr:
@@ -303,7 +303,7 @@ class Overlay:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         with self.sb.lock:
             try:
-                inode, st = dir.create(self.sb, self.sb.table[parent], name, mode, caller, make)
+                inode, st = create.create(self.sb, self.sb.table[parent], name, mode, caller, make)
             except BaseException:
                 for fd in fds:
                     os.close(fd)
@@ -316,21 +316,21 @@ class Overlay:
         inode = self.sb.table[ino]
         copy_up(self.sb, inode, data=False)
         with self.sb.lock:
-            dir.link(self.sb, inode, self.sb.table[parent], name)
+            create.link(self.sb, inode, self.sb.table[parent], name)
             return self._hold(inode)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
         while True:
             with self.sb.lock:
-                inode = dir.removable(self.sb, self.sb.table[parent], name)
+                inode = remove.removable(self.sb, self.sb.table[parent], name)
                 if not must_copy_up(self.sb, inode):
-                    dir.unlink(self.sb, self.sb.table[parent], name)
+                    remove.unlink(self.sb, self.sb.table[parent], name)
                     return
             copy_up(self.sb, inode, data=False)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         with self.sb.lock:
-            dir.rmdir(self.sb, self.sb.table[parent], name)
+            remove.rmdir(self.sb, self.sb.table[parent], name)
 
     def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
         table = self.sb.table

@@ -131,6 +131,10 @@ class Inode:
             node = node.parent
         return b"/".join(reversed(names))
 
+    def path_of(self, name: bytes) -> bytes:
+        """As :meth:`path`, of a name in this directory."""
+        return b"/".join((self.path(), name)).lstrip(b"/")
+
 
 class Prepared:
     """Inodes of one directory, made before anybody has asked for them (:mod:`.ahead`), with their attributes."""

@@ -10,13 +10,14 @@ import os
 from .. import linux
 from . import marks
 from .copy_up import copy_up, link_up, mark_impure
-from .dir import clear_upper_dir, losing_name, lower_positive, upper_kind
 from .held import note
 from .inode import Inode
 from .lookup import check_new_name, find, lookup
 from .merge import Kind
 from .readdir import is_empty
 from .redirect import set_redirect
+from .remove import clear_upper_dir, losing_name
+from .search import lower_positive, upper_kind
 from .super import Superblock
 from .workdir import clear_away
 

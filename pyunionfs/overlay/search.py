@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from . import marks
 from .backing import Backing
+from .inode import Inode
 from .merge import Kind
 from .super import Superblock
 
@@ -192,6 +193,20 @@ def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool)
     if st is None:
         return Kind.WHITEOUT if is_hidden(sb, directory, name) else Kind.ABSENT
     return Kind.WHITEOUT if _is_whiteout(sb, backing, st, xattr_whiteouts) else Kind.OTHER
+
+
+def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
+    """What the upper directory itself has under a name: ABSENT, WHITEOUT or OTHER."""
+    return Kind.ABSENT if parent.upper is None else peek(sb, parent.upper, name, parent.xattr_whiteouts)
+
+
+def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:
+    """Whether the name would show through from below without its upper object (ovl_lower_positive)."""
+    for directory in parent.lower:
+        kind = peek(sb, directory, name, parent.xattr_whiteouts)
+        if kind is not Kind.ABSENT:
+            return kind is not Kind.WHITEOUT
+    return False
 
 
 def is_hidden(sb: Superblock, directory: Backing, name: bytes) -> bool:
