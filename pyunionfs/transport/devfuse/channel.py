@@ -58,7 +58,7 @@ class Spinner:
     def missed(self) -> None:
         if self._slow:
             return
-        self._credit -= _FAILURE
+        self._credit = max(self._credit - _FAILURE, 0)
         if self._credit < _ENOUGH:
             self._price = min(self._price * 2, 64)
 
@@ -111,7 +111,7 @@ class DevFuse:
 
     def _read(self) -> int:
         spinner = self._spinner
-        if spinner.worth_it():
+        if (spinner.able and self._work()) or spinner.worth_it():
             self._spin()
         while True:
             begun = time.perf_counter_ns()
@@ -141,12 +141,17 @@ class DevFuse:
                 return False
         return False
 
+    def _work(self) -> bool:
+        """Do what can be done until a request arrives; False if there was nothing."""
+        worked = self._meanwhile()
+        while worked and not self._poll.poll(0) and self._meanwhile():
+            pass
+        return worked
+
     def _spin(self) -> None:
         deadline = self._spinner.deadline()
         while not self._poll.poll(0):
-            if self._meanwhile():
-                deadline = self._spinner.deadline()
-            elif time.perf_counter_ns() > deadline:
+            if time.perf_counter_ns() > deadline:
                 self._spinner.missed()
                 return
         self._spinner.met()
