@@ -6,6 +6,7 @@ that contain each other or are on different mounts (EINVAL), directories that an
 """
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -227,7 +228,23 @@ def _descriptor_limit() -> int:
     limit = _USEFUL_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _USEFUL_LIMIT)
     if soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    _enlarge_table(limit)
     return limit
+
+
+def _enlarge_table(limit: int) -> None:
+    """Have room for so many descriptors from the beginning. The kernel doubles the table when it is full, and where
+    threads share it waits each time until no processor looks at the old one (expand_fdtable in fs/file.c): that
+    is 10 ms and more, in the middle of a request."""
+    reading, writing = os.pipe()
+    try:
+        os.close(fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, limit - 1))
+    except OSError as error:
+        if error.errno != errno.EMFILE:  # the last one is in use, so there is room
+            raise
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def _open_lower(path: bytes, fds: DirFds) -> Layer:

@@ -182,3 +182,18 @@ def test_many_whiteouts_share_one_inode(dirs: Path) -> None:
         for number in range(50):
             Paths(overlay).unlink(str(number))
         assert len({(dirs / "upper" / str(number)).lstat().st_ino for number in range(50)}) == 1
+
+
+@pytest.mark.parametrize("limit", [70, 1000, 20_000])
+def test_the_table_of_descriptors_is_as_large_as_it_may_become(dirs: Path, limit: int) -> None:
+    """Growing it takes 10 ms where threads share it."""
+    program = (
+        "import sys, resource; from pyunionfs import Overlay\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[2])))\n"
+        "with Overlay([sys.argv[1]]), open('/proc/self/status') as status:\n"
+        "    print(dict(line.split(':') for line in status)['FDSize'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, dirs / "lower", str(limit)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) >= limit
