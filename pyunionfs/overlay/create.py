@@ -21,7 +21,7 @@ from .lookup import check_new_name, find
 from .merge import Kind
 from .ownership import Owner
 from .redirect import set_redirect
-from .search import upper_kind
+from .search import is_hidden, upper_kind
 from .super import Superblock
 
 _ACL_DEFAULT = "system.posix_acl_default"
@@ -40,10 +40,11 @@ def create(
     if mode & caller.umask and not stat.S_ISLNK(mode) and upper.find_xattr(_ACL_DEFAULT) is None:
         mode &= ~caller.umask
     new = None
-    if sb.ownership is None and not sb.params.dialects and _is_born_right(upper.stat(), mode, caller):
+    hides = stat.S_ISDIR(mode) and is_hidden(sb, upper, name)
+    if sb.ownership is None and not hides and _is_born_right(upper.stat(), mode, caller):
         new = _make_in_place(sb, parent, name, mode, make)
     if new is None:
-        new = _make_aside(sb, parent, name, mode, caller, make)
+        new = _make_aside(sb, parent, name, mode, caller, make, hides=hides)
     return _new_inode(sb, parent, name, new, mode)
 
 
@@ -81,8 +82,13 @@ def _is_born_right(parent: os.stat_result, mode: int, caller: Caller) -> bool:
     return mine and not (mode & 0o7000)
 
 
-def _make_aside(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make) -> Backing:
-    """Make an object in the work directory, finish it, and rename it into place (ovl_create_over_whiteout)."""
+def _make_aside(
+    sb: Superblock, parent: Inode, name: bytes, mode: int, caller: Caller, make: Make, *, hides: bool
+) -> Backing:
+    """Make an object in the work directory, finish it, and rename it into place (ovl_create_over_whiteout).
+
+    ``hides`` says of a directory that something below was hidden by another means than a whiteout in its place.
+    """
     upper = parent.upper
     assert upper is not None
     over_whiteout = upper_kind(sb, parent, name) is Kind.WHITEOUT
@@ -92,10 +98,10 @@ def _make_aside(sb: Superblock, parent: Inode, name: bytes, mode: int, caller: C
         make(dir_fd, temp_name, stat.S_IMODE(mode))
         _own(sb, new, upper, mode, caller)
         flags = linux.RENAME_NOREPLACE
-        if over_whiteout and stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode) and (over_whiteout or hides):
             workdir.mark(new, sb.marks.opaque, marks.OPAQUE_YES)
             sb.emit(events.Opaque(parent.path_of(name)))
-            flags = linux.RENAME_EXCHANGE
+            flags = linux.RENAME_EXCHANGE if over_whiteout else flags
         elif over_whiteout:
             flags = 0
         elif _may_be_opaque(sb, parent, mode):

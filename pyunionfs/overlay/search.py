@@ -187,17 +187,22 @@ class Search:
 
 
 def peek(sb: Superblock, directory: Backing, name: bytes, xattr_whiteouts: bool) -> Kind:
-    """What one directory of one layer itself has under a name: ABSENT, WHITEOUT or OTHER."""
-    backing = directory.child(name)
-    st = _stat(backing)
-    if st is None:
-        return Kind.WHITEOUT if is_hidden(sb, directory, name) else Kind.ABSENT
-    return Kind.WHITEOUT if _is_whiteout(sb, backing, st, xattr_whiteouts) else Kind.OTHER
+    """What one directory of one layer itself says of a name: ABSENT, WHITEOUT or OTHER."""
+    kind = _kind_at(sb, directory.child(name), xattr_whiteouts)
+    return Kind.WHITEOUT if kind is Kind.ABSENT and is_hidden(sb, directory, name) else kind
 
 
 def upper_kind(sb: Superblock, parent: Inode, name: bytes) -> Kind:
-    """What the upper directory itself has under a name: ABSENT, WHITEOUT or OTHER."""
-    return Kind.ABSENT if parent.upper is None else peek(sb, parent.upper, name, parent.xattr_whiteouts)
+    """What stands in the upper directory under a name: ABSENT, WHITEOUT or OTHER. A mark of others has a name of
+    its own (:func:`is_hidden`), and stands in nobody's way."""
+    return Kind.ABSENT if parent.upper is None else _kind_at(sb, parent.upper.child(name), parent.xattr_whiteouts)
+
+
+def _kind_at(sb: Superblock, backing: Backing, xattr_whiteouts: bool) -> Kind:
+    st = _stat(backing)
+    if st is None:
+        return Kind.ABSENT
+    return Kind.WHITEOUT if _is_whiteout(sb, backing, st, xattr_whiteouts) else Kind.OTHER
 
 
 def lower_positive(sb: Superblock, parent: Inode, name: bytes) -> bool:

@@ -160,3 +160,18 @@ def test_without_the_option_they_are_names_like_others(tmp_path: Path) -> None:
     build(tmp_path / "lower", {".wh.a": "", "a": ""})
     with Overlay([tmp_path / "lower"], tmp_path / "upper") as overlay:
         assert sorted(Paths(overlay).listdir("/")) == [b".wh.a", b"a"]
+
+
+@pytest.mark.parametrize("listed_first", [True, False])
+def test_a_directory_made_where_one_was_hidden_by_name_is_empty(union: Make, *, listed_first: bool) -> None:
+    one = union({"d": {"a": {"below": ""}, "b": ""}}, upper={"d": {".wh.a": ""}})
+    if listed_first:
+        assert one.names("/d") == ["b"]
+    one.files.mkdir("/d/a")
+    assert one.names("/d/a") == []
+
+
+def test_a_directory_moves_to_where_one_was_hidden_by_name(union: Make) -> None:
+    one = union({"a": {"below": ""}}, upper={".wh.a": "", "new": {"mine": ""}})
+    one.files.rename("/new", "/a")
+    assert one.names("/a") == ["mine"]
