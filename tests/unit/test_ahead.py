@@ -172,5 +172,22 @@ def test_who_goes_otherwise_is_not() -> None:
     assert walked(TREE, lambda below: below[::-1]) in ([], [33])
 
 
+def test_a_mistake_there_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def ahead(self, ino: Ino) -> Iterator[None]:
+            yield
+            raise ValueError(ino)
+
+    walk = Walk(Broken())  # type: ignore[arg-type]
+    for ino in (1, 2, 3, 4):
+        walk.begins(Ino(ino))
+        walk.goes_on(Ino(ino), [Ino(ino + 1)], ended=False)
+        walk.goes_on(Ino(ino), [], ended=True)
+    assert walk.step()
+    assert not walk.step()
+    assert "bug in looking ahead" in caplog.text
+    assert not walk.step()
+
+
 def test_who_leaves_a_directory_out_is_found_again() -> None:
     assert walked(TREE, lambda below: [ino for ino in below if ino != 20]) == [13, 20, 31, 32, 33]

@@ -3,11 +3,15 @@
 So go find, rm, tar, du and whatever else descends as it reads. Who sorts first goes otherwise, and is let alone.
 """
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ... import vfs
 from ...vfs import Ino
+
+log = logging.getLogger(__name__)
 
 _SURE = 3  # so many directories came as expected
 _MOST = 4096  # directories that are still to come
@@ -19,6 +23,7 @@ class Walk:
 
     def __init__(self, operations: vfs.Operations) -> None:
         self._ops = operations
+        self._lock = threading.Lock()  # rings are served by several threads
         self._listing = vfs.ROOT
         self._below: list[Ino] = []  # directories in the one that is being listed
         self._to_come: deque[Ino] = deque(maxlen=_MOST)  # the next one last
@@ -27,6 +32,10 @@ class Walk:
 
     def begins(self, ino: Ino) -> None:
         """A directory is listed from its beginning."""
+        with self._lock:
+            self._begins(ino)
+
+    def _begins(self, ino: Ino) -> None:
         self._work = None
         self._to_come.extend(reversed(self._below))
         self._listing, self._below = ino, []
@@ -43,18 +52,23 @@ class Walk:
 
     def goes_on(self, ino: Ino, below: Sequence[Ino], *, ended: bool) -> None:
         """These directories were found in it. At its end, whoever reads it turns to what was found."""
-        if ino != self._listing:
-            return
-        self._below += below
-        if ended and self._right >= _SURE and (self._below or self._to_come):
-            self._work = self._ops.ahead(self._below[0] if self._below else self._to_come[-1])
+        with self._lock:
+            if ino != self._listing:
+                return
+            self._below += below
+            if ended and self._right >= _SURE and (self._below or self._to_come):
+                self._work = self._ops.ahead(self._below[0] if self._below else self._to_come[-1])
 
     def step(self) -> bool:
-        """Do a little of the work; False if there is none."""
-        if self._work is None:
+        """Do a little of the work, by the one thread that has nothing else to do; False if there is none."""
+        work = self._work
+        if work is None:
             return False
         try:
-            next(self._work)
+            next(work)
         except (StopIteration, OSError):
+            self._work = None
+        except Exception:
+            log.exception("bug in looking ahead")
             self._work = None
         return self._work is not None
