@@ -36,6 +36,7 @@ module                          kernel                answers
 :mod:`.overlay.backing`         -                     one object in it, and all I/O on it
 :mod:`.overlay.workdir`         super.c, dir.c        build aside, rename into place; locks
 :mod:`.overlay.super`           super.c, params.c     what a mount consists of, checked
+:mod:`.overlay.union`           super.c               opening a union, and what it says of itself
 :mod:`.overlay.fs`              -                     class Overlay: one short method a request
 :mod:`.transport.devfuse`       fs/fuse               requests of the kernel, straight from /dev/fuse or io_uring
 :mod:`.transport.libfuse`       fs/fuse               the same by libfuse: pyfuse3 and trio

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ..overlay import marks
-from ..overlay.fs import Overlay, Path
+from ..overlay.fs import Overlay
 from ..overlay.layer import DirFds, Layer
+from ..overlay.union import Path
 from ..overlay.workdir import lock_directory
 from . import findings as problems
 from .below import Lower
