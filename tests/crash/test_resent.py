@@ -150,8 +150,8 @@ def without_mishap(layers: Layers, options: Options, asked: Request) -> tuple[in
     """Returns how many steps a request takes, and the size of the reply."""
     steps = itertools.count()
     fd = Ledger.make()
-    with union_of(layers, options) as overlay:
-        reply = first_daemon(overlay, fd, asked, lambda: next(steps), os.open(os.devnull, os.O_WRONLY))
+    with union_of(layers, options) as overlay, open(os.devnull, "wb") as nobody:
+        reply = first_daemon(overlay, fd, asked, lambda: next(steps), nobody.fileno())
     os.close(fd)
     return next(steps), reply
 
