@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import serving
@@ -130,7 +130,7 @@ def _daemon(spec: MountSpec, report: int) -> int:
             os.close(int(name))
 
     def ready() -> None:
-        os.write(report, _READY)
+        os.write(report, _READY)  # EPIPE: who asked for the mount was killed, and it is undone
         os.dup2(null, 2)
         os.close(report)
 
@@ -141,13 +141,18 @@ def _daemon(spec: MountSpec, report: int) -> int:
         log.exception("the mount has ended")
         words = in_words(error) if isinstance(error, OSError) else str(error)
         if "fuse_session_mount" not in words:  # libfuse has said why
-            os.write(2, words.encode() + b"\n")
+            _say(words)
         return 1
     except BaseException:
         log.exception("the mount has ended")
-        os.write(2, b"internal error; mount with --foreground to see more\n")
+        _say("internal error; mount with --foreground to see more")
         return 1
     return 0
+
+
+def _say(words: str) -> None:
+    with suppress(BrokenPipeError):  # nobody listens any more
+        os.write(2, words.encode() + b"\n")
 
 
 @contextmanager

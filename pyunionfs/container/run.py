@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from .. import linux
 from ..image.errors import ImageError
 from ..image.images import Image
 from ..image.store import Store
@@ -177,7 +178,14 @@ class Runner:
         command += ["--work", str(container.path("work"))]
         command += [word for name, value in options_of(self.store).items() for word in ("-o", f"{name}={value}")]
         command.append(str(merged))
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=linux.die_with_parent,  # or a union could be mounted for a runner that was killed
+        )
         if done.returncode:
             raise OSError(done.stderr.strip().removeprefix("pyunionfs: "))
         try:

@@ -1,5 +1,6 @@
 """The store is looked after: what it takes, what is wrong in it, what nobody needs; and what kill -9 leaves."""
 
+import fcntl
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from typing import Any
 
 import mounts
 import pytest
-from ours import Ours
+from ours import Ours, until
 from processes import in_processes
 
 NOBODY = "0" * 64
@@ -278,6 +279,26 @@ def test_commands_at_once_do_not_meet(ours: Ours, image: Path, request: pytest.F
     assert check(ours, status=0) == {}
     ours("image", "load", image)
     assert ours.run("--rm", "app:1", "cat", "/data/old") == "old"
+
+
+def test_a_runner_that_is_killed_while_it_mounts_leaves_no_mount(ours: Ours) -> None:
+    ours.run("--name", "one", "app:1", "sh", "-c", "true")
+    upper = os.open(one(ours.root / "containers") / "diff", os.O_RDONLY)
+    fcntl.flock(upper, fcntl.LOCK_EX)  # which the daemon waits for
+    with ours.begin("start", "one") as starting:
+        runner = child_of(starting.pid)
+        daemon = child_of(child_of(runner))
+        os.kill(runner, signal.SIGKILL)
+        os.close(upper)
+        until(lambda: str(is_alive(daemon)), "False")
+    assert starting.returncode
+    assert check(ours, status=0) == {}
+
+
+def child_of(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    until(lambda: str(bool(children.read_text())), "True")
+    return int(children.read_text().split()[0])
 
 
 @pytest.mark.slow

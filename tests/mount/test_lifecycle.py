@@ -50,6 +50,24 @@ def waiting_for(pid: int) -> Iterator[None]:
         os.close(pidfd)
 
 
+def test_what_nobody_waits_for_any_more_is_not_mounted(layers: Layers, requires: Callable[..., None]) -> None:
+    """The command is killed while its daemon waits for the upper directory."""
+    requires("pyunionfs")
+    upper = os.open(layers.upper, os.O_RDONLY)
+    fcntl.flock(upper, fcntl.LOCK_EX)
+    words = ["--lower", str(layers.lower[0]), "--upper", str(layers.upper), "--work", str(layers.work)]
+    command = [sys.executable, "-m", "pyunionfs", "mount", *words, str(layers.merged)]
+    with subprocess.Popen(command) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (daemon := children.read_text().split()):
+            time.sleep(0.01)
+        with waiting_for(int(daemon[0])):
+            process.kill()
+            process.wait()
+            os.close(upper)
+    assert not os.path.ismount(layers.merged)
+
+
 def test_umount_waits_for_the_daemon(mounted: Layers) -> None:
     run("umount", mounted.merged)
     assert not os.path.ismount(mounted.merged)
