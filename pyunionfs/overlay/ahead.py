@@ -31,7 +31,9 @@ def ahead(sb: Superblock, ino: Ino) -> Iterator[None]:
     for entry in entries:
         yield
         with sb.lock:
-            if sb.prepared is not prepared or entry.name in directory.children_of():
+            if sb.prepared is not prepared:  # another directory's, or a refresh has let go of it
+                return
+            if entry.name in directory.children_of():
                 continue
             try:
                 found = prepare(sb, directory, entry.name)

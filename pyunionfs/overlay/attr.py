@@ -7,7 +7,7 @@ import time
 from ..vfs import Attr, SetAttr, Statfs
 from .backing import Backing
 from .file import truncate
-from .inode import Inode, map_ino
+from .inode import Inode, shown_ino
 from .ownership import Owner, Ownership
 from .readdir import readdir
 from .super import Superblock
@@ -35,7 +35,7 @@ def getattr(sb: Superblock, inode: Inode, st: os.stat_result | None = None) -> A
         nlink = 0 if inode.unlinked and inode.upper is None else st.st_nlink
     return Attr(
         inode.ino,
-        inode.const_ino or map_ino(real, st.st_ino),
+        shown_ino(inode, st.st_ino),
         mode,
         nlink,
         uid,

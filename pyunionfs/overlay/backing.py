@@ -227,15 +227,16 @@ class Backing:
 
     def utime(self, atime_ns: int | None, mtime_ns: int | None) -> None:
         """utimensat(2); None leaves a time as it is, and ``vfs.NOW`` has the filesystem's clock say it."""
+        itself = self._itself()
         if atime_ns in (None, NOW) or mtime_ns in (None, NOW):
             times = _timespec(atime_ns), _timespec(mtime_ns)
-            if self.open_fd >= 0 or self._is_pinned():
-                path = b"/proc/self/fd/%d" % max(self.open_fd, self.fd)
+            if itself is not None:
+                path = b"/proc/self/fd/%d" % itself if isinstance(itself, int) else itself
                 linux.utimensat(path, *times, follow_symlinks=True)
             else:
                 fd, name = self.at()
                 linux.utimensat(name, *times, dir_fd=fd)
-        elif (itself := self._itself()) is not None:
+        elif itself is not None:
             os.utime(itself, ns=(atime_ns, mtime_ns))
         else:
             fd, name = self.at()

@@ -277,6 +277,11 @@ class InodeTable:
         return parents
 
 
+def shown_ino(inode: Inode, real_ino: int) -> int:
+    """The st_ino that people see of an inode, whose topmost object has the other one."""
+    return inode.const_ino or map_ino(inode.real, real_ino)
+
+
 def map_ino(backing: Backing, real_ino: int) -> int:
     """The st_ino that people see for a real one: unique over layers on several filesystems."""
     fsid = backing.layer.fsid

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from . import marks, merge
 from .backing import Backing
-from .inode import Inode, map_ino
+from .inode import Inode, map_ino, shown_ino
 from .listing import LAYER_SHIFT, LAYERS
 from .search import Found, Search, is_hidden
 from .super import Superblock
@@ -52,7 +52,7 @@ def look(sb: Superblock, parent: Inode, name: bytes) -> tuple[Inode, os.stat_res
         return known, None
     if parent is sb.prepared.directory and (ready := sb.prepared.found.pop(name, None)) is not None:
         inode, st = ready
-        sb.table.add(inode, inode.const_ino or map_ino(inode.real, st.st_ino))
+        sb.table.add(inode, shown_ino(inode, st.st_ino))
         return ready
     found = _search(sb, parent, name)
     if found is None:
