@@ -37,6 +37,15 @@ def daemon(command: Sequence[str | Path], log: Path, ready: str) -> Iterator[Non
             process.wait(30)
 
 
+def only_layers_left(snapshots: Path, *, layers: int) -> None:
+    """containerd collects the snapshot of a removed container after ``ctr run --rm`` has ended."""
+    for _ in range(300):
+        if len(os.listdir(snapshots)) == layers:
+            return
+        time.sleep(0.1)
+    sys.exit(f"containerd keeps more than {layers} snapshots: {sorted(os.listdir(snapshots))}")
+
+
 def missing() -> str:
     """Why this chapter cannot be told."""
     programs = [name for name in ("containerd", "ctr", "runc", "mount.fuse3") if shutil.which(name) is None]
@@ -81,5 +90,6 @@ def containerd(story: Story, home: Path, number: int) -> None:
         )
         story.tell("A layer is a committed snapshot. What is in it lies in a directory.")
         story.run("ctr snapshots ls | grep -c Committed")
+        only_layers_left(home / "snapshots/snapshots", layers=2)
         story.run("find snapshots -name greeting -o -name motd | sort")
         subprocess.run(["ctr", "images", "rm", "--sync", "docker.io/library/app:2"], capture_output=True)
