@@ -24,8 +24,9 @@ from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT = (
-    *("kernel", "fuse-overlayfs", "unionfs-fuse", "mergerfs", "pyunionfs", "pyunionfs:transport=pyfuse3"),
-    *("pyunionfs:channel=uring+enable_uring=on", "pyunionfs:passthrough=on", "pyunionfs:writeback=on"),
+    *("kernel", "fuse-overlayfs", "unionfs-fuse", "mergerfs"),
+    *("pyunionfs", "pyunionfs:idle=halt", "pyunionfs:channel=uring+enable_uring=on"),
+    *("pyunionfs:passthrough=on", "pyunionfs:writeback=on", "pyunionfs:transport=pyfuse3"),
 )
 _TRIES = 3
 QUICK = {"files": 1000, "tar_files": 500, "big": 64 * MIB}

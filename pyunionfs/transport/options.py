@@ -8,6 +8,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "transport": ("auto", "devfuse", "pyfuse3"),
     "channel": ("auto", "uring", "poll", "block"),
     "enable_uring": ("off", "on"),
+    "idle": ("auto", "poll", "halt"),
     "noopen": ("on", "off"),
     "passthrough": ("off", "on"),
     "takeover": ("on", "off"),
@@ -22,6 +23,7 @@ class TransportOptions:
 
     transport: str = "auto"  # devfuse where the kernel suits it, otherwise pyfuse3
     channel: str = "auto"  # of devfuse: io_uring where it is enabled, otherwise /dev/fuse with a short poll
+    idle: str = "auto"  # of devfuse: whether idle processors poll while requests come
     noopen: bool = True  # of devfuse, for root: the kernel does not tell of open(2), so a write copies up, not that
     enable_uring: bool = False  # set the module parameter that io_uring needs
     passthrough: bool = False  # the kernel reads and writes upper files by itself
@@ -37,14 +39,17 @@ def parse(options: Mapping[str, str | bool | None]) -> TransportOptions:
     }
     if chosen["passthrough"] == chosen["writeback"] == "on":
         raise OSError(errno.EINVAL, "conflicting mount options: passthrough=on,writeback=on")
+    if chosen["idle"] == "poll" and chosen["channel"] in ("uring", "block"):
+        raise OSError(errno.EINVAL, f"conflicting mount options: channel={chosen['channel']},idle=poll")
     if chosen["transport"] == "pyfuse3":
-        for name in ("passthrough", "channel", "enable_uring"):
+        for name in ("passthrough", "channel", "enable_uring", "idle"):
             if chosen[name] != VALUES[name][0]:
                 raise OSError(errno.EINVAL, f"conflicting mount options: transport=pyfuse3,{name}={chosen[name]}")
     return TransportOptions(
         transport=chosen["transport"],
         channel=chosen["channel"],
         enable_uring=chosen["enable_uring"] == "on",
+        idle=chosen["idle"],
         noopen=chosen["noopen"] == "on" and chosen["passthrough"] == "off",
         passthrough=chosen["passthrough"] == "on",
         takeover=chosen["takeover"] == "on",

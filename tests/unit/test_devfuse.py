@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
 from pyunionfs.transport.devfuse.abi import ARGUMENTS, Opcode
 from pyunionfs.transport.devfuse.channel import DevFuse, Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
+from pyunionfs.transport.devfuse.idle import Idle
 from pyunionfs.transport.devfuse.requests import Call, Requests
 from pyunionfs.vfs import FIRST, ROOT, Attr, DirEntry, Ino
 
@@ -251,6 +253,9 @@ def direntplus(told: bytes) -> Iterator[tuple[int, int]]:
 # -- polling -------------------------------------------------------------------------------------------------
 
 
+HALT = Idle(wanted=False)
+
+
 def spinning(slow: Sized = ()) -> Spinner:
     """Requests have come soon, just often enough."""
     spinner = Spinner(slow=slow)
@@ -315,7 +320,7 @@ def test_a_spin_in_vain_costs_nothing_while_something_slow_is_under_way() -> Non
 
 def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives() -> None:
     reading, writing = os.pipe()
-    channel, patience = DevFuse(reading, Spinner()), Spinner(10**9)
+    channel, patience = DevFuse(reading, Spinner(), HALT), Spinner(10**9)
     patience.able = True
     outcomes = iter([False, False, True, False, False])
 
@@ -350,7 +355,7 @@ def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives() -> None:
         return True
 
     try:
-        call = DevFuse(reading, spinning(), step).receive()
+        call = DevFuse(reading, spinning(), HALT, step).receive()
         assert call is not None and call.opcode == Opcode.GETATTR
         assert steps == 1000
     finally:
@@ -366,6 +371,41 @@ def test_one_processor_never_spins() -> None:
     assert not spinner.worth_it()
 
 
+def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(tmp_path: Path) -> None:
+    device = tmp_path / "latency"
+    device.touch()
+    processors = Idle(wanted=True, device=str(device))
+    reading, writing = os.pipe()
+    channel = DevFuse(reading, spinning(), processors)
+
+    def wished() -> list[int]:
+        return [latency for (latency,) in struct.iter_unpack("=i", device.read_bytes())]
+
+    try:
+        for _ in range(3):
+            os.write(writing, message(Opcode.GETATTR, bytes(16)))
+            assert channel.receive() is not None
+        assert wished() == [0]
+        threading.Timer(0.2, os.write, (writing, message(Opcode.GETATTR, bytes(16)))).start()
+        assert channel.receive() is not None  # after what is more than a pause
+        assert wished() == [0, -1]
+        assert not processors.polls
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_where_the_latency_cannot_be_wished_for_processors_halt(tmp_path: Path) -> None:
+    processors = Idle(wanted=True, device=str(tmp_path / "none"))
+    processors.poll()
+    assert not processors.able and not processors.polls
+    (tmp_path / "lost").touch()
+    processors = Idle(wanted=True, device=str(tmp_path / "lost"))
+    (tmp_path / "lost").unlink()
+    processors.poll()
+    assert not processors.able and not processors.polls
+
+
 # -- options ----------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +416,8 @@ def test_one_processor_never_spins() -> None:
         {"transport": "pyfuse3", "passthrough": None},
         {"passthrough": "on", "writeback": "on"},
         {"channel": "smoke"},
+        {"channel": "block", "idle": "poll"},
+        {"transport": "pyfuse3", "idle": "poll"},
         {"takeover": "perhaps"},
     ],
 )

@@ -18,7 +18,7 @@ from ..attach import Attached, attach
 from ..handing import Handed, Successor
 from ..mount import Info
 from ..options import TransportOptions
-from . import uring
+from . import idle, uring
 from .session import Session
 from .supervisor import open_descriptors, supervise
 
@@ -41,6 +41,8 @@ def serve(
     os.umask(0)  # the caller's is applied where an object is created
     if options.enable_uring:
         uring.enable()
+    if options.idle == "poll":
+        idle.check()
     attached = attach(mountpoint, flags | {"default_permissions"})
     try:
         session = Session(attached, operations, options, info=info, successor=successor)

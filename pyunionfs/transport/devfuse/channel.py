@@ -1,7 +1,8 @@
 """/dev/fuse: one request by each read, one reply by each write.
 
 Waking a sleeping daemon costs more than most requests, so before it sleeps it asks a few times more
-(:class:`Spinner`), where another processor is there to make the next request meanwhile.
+(:class:`Spinner`), where another processor is there to make the next request meanwhile; and as long as that pays,
+processors without work poll as well (:class:`.idle.Idle`).
 """
 
 import errno
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sized
 from typing import Protocol
 
 from .abi import ARGUMENTS, IN_HEADER, OUT_HEADER
+from .idle import Idle
 from .requests import Call
 
 MAX_WRITE = 1 << 20  # bytes; more gave nothing
@@ -23,6 +25,7 @@ _CREDIT_MAX = 16
 _ENOUGH = 4  # credit with which it is worth spinning
 _FAILURE = 4  # what a spin in vain costs
 _SOON = 2.5  # times as long as a spin: what came this soon after going to sleep would have been met by spinning
+_PAUSE_MS = 4  # for a program to think, or a disk to write, before processors halt
 
 
 class Spinner:
@@ -84,10 +87,13 @@ class Channel(Protocol):
 class DevFuse:
     """The device with the buffers of one thread; at any time one thread reads."""
 
-    def __init__(self, fd: int, spinner: Spinner, meanwhile: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, fd: int, spinner: Spinner, processors: Idle, meanwhile: Callable[[], bool] = lambda: False
+    ) -> None:
         """``meanwhile`` does a little of what can be done while there is no request; False if there is nothing."""
         self._fd = fd
         self._spinner = spinner
+        self._processors = processors
         self._meanwhile = meanwhile
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -111,8 +117,10 @@ class DevFuse:
 
     def _read(self) -> int:
         spinner = self._spinner
-        if (spinner.able and self._work()) or spinner.worth_it():
-            self._spin()
+        if ((spinner.able and self._work()) or spinner.worth_it()) and self._spin():
+            self._processors.poll()
+        elif self._processors.polls:
+            self._linger()
         while True:
             begun = time.perf_counter_ns()
             try:
@@ -148,13 +156,19 @@ class DevFuse:
             pass
         return worked
 
-    def _spin(self) -> None:
+    def _spin(self) -> bool:
         deadline = self._spinner.deadline()
         while not self._poll.poll(0):
             if time.perf_counter_ns() > deadline:
                 self._spinner.missed()
-                return
+                return False
         self._spinner.met()
+        return True
+
+    def _linger(self) -> None:
+        """Sleep. Who only thinks for a moment, or waits for a disk, has idle processors poll meanwhile."""
+        if not (self._spinner.worth_it() and self._poll.poll(_PAUSE_MS)):
+            self._processors.halt()
 
     def reply(self, call: Call, data: bytes | int) -> None:
         if isinstance(data, int):

@@ -23,7 +23,7 @@ from ..attach import Attached
 from ..handing import Handed, Successor
 from ..mount import REEXEC_XATTR, REFRESH_XATTR, Info
 from ..options import TransportOptions
-from . import abi, uring
+from . import abi, idle, uring
 from .abi import Init, Notify, Opcode
 from .channel import Channel, DevFuse, Spinner, notify
 from .files import ByRequest, Passthrough
@@ -69,6 +69,7 @@ class Session:
         self._lead = threading.Lock()
         self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
         self._spinner = Spinner(wanted=options.channel != "block", slow=self._slow)
+        self._processors = idle.Idle(wanted=options.idle == "poll" or (options.idle == "auto" and idle.pays()))
         self._disk = Spinner(_DISK_NS, wanted=options.channel != "block")
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
@@ -80,7 +81,9 @@ class Session:
 
     def handshake(self) -> None:
         """Answer INIT. Raises OSError as :func:`.handshake.agree`."""
-        self._agreed = agree(DevFuse(self._fd, self._spinner), self._options, no_open=self._no_open)
+        self._agreed = agree(
+            DevFuse(self._fd, self._spinner, self._processors), self._options, no_open=self._no_open
+        )
 
     @property
     def channel(self) -> str:
@@ -90,7 +93,9 @@ class Session:
         return "poll" if self._spinner.able else "block"
 
     def _tell(self) -> bytes:
-        return self._info({"channel": self.channel, "takeover": self._ledger_fd >= 0})
+        polls = self.channel == "poll" and self._processors.able
+        takeover = self._ledger_fd >= 0
+        return self._info({"channel": self.channel, "idle": "poll" if polls else "halt", "takeover": takeover})
 
     # -- taking over -----------------------------------------------------------------------------------
 
@@ -187,7 +192,7 @@ class Session:
         threading.Thread(target=self._work, daemon=True, name=f"fuse-{self._threads}").start()
 
     def _work(self) -> None:
-        channel = DevFuse(self._fd, self._spinner, self._requests.walk.step)
+        channel = DevFuse(self._fd, self._spinner, self._processors, self._requests.walk.step)
         try:
             while True:
                 self._idle += 1

@@ -1,0 +1,98 @@
+"""Idle processors poll while requests come, and halt when none do, whatever became of the daemon."""
+
+import json
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import mounts
+import pytest
+from mounts import Layers
+
+from pyunionfs.transport.devfuse import idle
+
+
+def latency() -> int:
+    """What all who wish for one have come to, in us."""
+    with open(idle.DEVICE, "rb", buffering=0) as device:
+        return int(struct.unpack("=i", device.read(4))[0])
+
+
+@contextmanager
+def asking(merged: Path) -> Iterator[None]:
+    """One request after the other."""
+    over = threading.Event()
+
+    def ask() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            os.path.lexists(merged / str(number))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (so := condition()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return so
+
+
+@pytest.fixture
+def polling(layers: Layers, requires: Callable[..., None]) -> AbstractContextManager[Path]:
+    requires("pyunionfs")
+    if not os.access(idle.DEVICE, os.R_OK | os.W_OK):
+        pytest.skip(f"{idle.DEVICE} is not ours to open")
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor has nobody to wait for")
+    if latency() == 0:
+        pytest.skip("somebody else has processors poll")
+    return mounts.devfuse(layers, {**mounts.PLAIN, "idle": "poll"})
+
+
+def test_they_poll_while_requests_come_and_halt_when_none_do(polling: AbstractContextManager[Path]) -> None:
+    with polling as merged:
+        assert latency() > 0
+        with asking(merged):
+            assert eventually(lambda: latency() == 0)
+        assert eventually(lambda: latency() > 0)
+
+
+def test_a_killed_daemon_leaves_none_polling(polling: AbstractContextManager[Path]) -> None:
+    with polling as merged:
+        with asking(merged):
+            for _ in range(3):
+                assert eventually(lambda: latency() == 0)
+                os.kill(mounts.daemon_of(merged), signal.SIGKILL)
+        os.path.lexists(merged / "one more, which the last daemon answers")
+        assert eventually(lambda: latency() > 0)
+
+
+def test_an_unmounted_union_leaves_none_polling(polling: AbstractContextManager[Path]) -> None:
+    with polling as merged, asking(merged):
+        assert eventually(lambda: latency() == 0)
+    assert eventually(lambda: latency() > 0)
+
+
+@pytest.mark.parametrize(("options", "told"), [({"idle": "halt"}, "halt"), ({"idle": "poll"}, "poll")])
+def test_a_mount_tells_of_it(layers: Layers, polling: object, options: dict[str, str], told: str) -> None:
+    with mounts.devfuse(layers, {**mounts.PLAIN, **options}) as merged:
+        assert json.loads(os.getxattr(merged, "user.pyunionfs"))["idle"] == told
+
+
+def test_who_may_not_have_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(idle, "DEVICE", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        idle.check()
