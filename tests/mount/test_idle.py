@@ -1,4 +1,6 @@
-"""Idle processors poll while requests come, and halt when none do, whatever became of the daemon."""
+"""What is done while there is no request. Idle processors poll as long as requests come, and halt when none do,
+whatever became of the daemon; and the root is looked into.
+"""
 
 import json
 import os
@@ -84,6 +86,18 @@ def test_an_unmounted_union_leaves_none_polling(polling: AbstractContextManager[
     with polling as merged, asking(merged):
         assert eventually(lambda: latency() == 0)
     assert eventually(lambda: latency() > 0)
+
+
+def test_the_root_is_looked_into_before_anybody_comes(layers: Layers, requires: Callable[..., None]) -> None:
+    """With ``dialects=on`` directories are opened to see whether others have marked them as opaque."""
+    requires("pyunionfs")
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor has nobody to work for meanwhile")
+    directory = layers.lower[0] / "dir"
+    directory.mkdir()
+    with mounts.devfuse(layers, {**mounts.PLAIN, "dialects": "on"}) as merged:
+        held = Path(f"/proc/{mounts.daemon_of(merged)}/fd")
+        assert eventually(lambda: any(fd.exists() and fd.samefile(directory) for fd in held.iterdir()))
 
 
 @pytest.mark.parametrize(("options", "told"), [({"idle": "halt"}, "halt"), ({"idle": "poll"}, "poll")])

@@ -76,12 +76,13 @@ def test_the_command_line_mounts_and_unmounts(filled: Layers, requires) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_unmounts_cleanly(filled: Layers, our_mount: Mounter, number: signal.Signals) -> None:
     with our_mount(filled) as merged:
-        pid = mounts.daemon_of(merged)
+        pids = mounts.processes_of(merged)
         with open(merged / "file", "ab") as file:
             file.write(b"+")
         before = snapshot(merged)
-        os.kill(pid, number)
-        wait_for_end(pid)
+        os.kill(mounts.daemon_of(merged), number)
+        for pid in pids:  # the one that serves, and the one that unmounts after it
+            wait_for_end(pid)
         assert not is_mounted(merged)
     with our_mount(filled) as merged:
         assert not diff(before, snapshot(merged))

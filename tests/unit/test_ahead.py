@@ -110,6 +110,16 @@ def test_changes_between_are_seen(tmp_path: Path, change: str, steps: int) -> No
     assert outcome(prepare=True) == outcome(prepare=False)
 
 
+def test_the_root_is_looked_into_before_anybody_comes(tmp_path: Path) -> None:
+    with union(tmp_path / "layers") as overlay:
+        walk = Walk(overlay)
+        walk.starts()
+        while walk.step():
+            pass
+        assert overlay.sb.prepared.directory is overlay.sb.table[ROOT]
+        assert set(overlay.sb.prepared.found) == {b"dir"}
+
+
 def test_a_refresh_lets_go_of_it(tmp_path: Path) -> None:
     with union(tmp_path / "layers") as overlay:
         all_of(overlay, overlay.lookup(ROOT, b"dir").ino)

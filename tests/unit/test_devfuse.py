@@ -16,7 +16,7 @@ from wire import call_of, message
 
 from pyunionfs.overlay.fs import Overlay
 from pyunionfs.transport import options as transport_options
-from pyunionfs.transport.devfuse import abi, replies, supervisor, uring
+from pyunionfs.transport.devfuse import abi, idle, replies, supervisor, uring
 from pyunionfs.transport.devfuse.abi import ARGUMENTS, Opcode
 from pyunionfs.transport.devfuse.channel import DevFuse, Spinner
 from pyunionfs.transport.devfuse.files import ByRequest
@@ -253,7 +253,7 @@ def direntplus(told: bytes) -> Iterator[tuple[int, int]]:
 # -- polling -------------------------------------------------------------------------------------------------
 
 
-HALT = Idle(wanted=False)
+HALT = Idle()
 
 
 def spinning(slow: Sized = ()) -> Spinner:
@@ -374,7 +374,8 @@ def test_one_processor_never_spins() -> None:
 def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(tmp_path: Path) -> None:
     device = tmp_path / "latency"
     device.touch()
-    processors = Idle(wanted=True, device=str(device))
+    processors = Idle()
+    processors.open(str(device))
     reading, writing = os.pipe()
     channel = DevFuse(reading, spinning(), processors)
 
@@ -395,13 +396,24 @@ def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(tmp_pat
         os.close(writing)
 
 
+@pytest.mark.parametrize(
+    ("driver", "processors", "polls"),
+    [("haltpoll\n", 2, True), ("haltpoll\n", 64, False), ("intel_idle\n", 2, False), (None, 2, False)],
+)
+def test_by_default_they_poll_on_virtual_machines_of_few_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str | None, processors: int, polls: bool
+) -> None:
+    if driver is not None:
+        (tmp_path / "driver").write_text(driver)
+    monkeypatch.setattr(idle, "_DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert idle.wanted("auto") is polls
+    assert idle.wanted("poll") and not idle.wanted("halt")
+
+
 def test_where_the_latency_cannot_be_wished_for_processors_halt(tmp_path: Path) -> None:
-    processors = Idle(wanted=True, device=str(tmp_path / "none"))
-    processors.poll()
-    assert not processors.able and not processors.polls
-    (tmp_path / "lost").touch()
-    processors = Idle(wanted=True, device=str(tmp_path / "lost"))
-    (tmp_path / "lost").unlink()
+    processors = Idle()
+    processors.open(str(tmp_path / "none"))
     processors.poll()
     assert not processors.able and not processors.polls
 

@@ -22,8 +22,11 @@ _LATENCY = Struct("=i")  # us
 _NONE, _ANY = _LATENCY.pack(0), _LATENCY.pack(-1)  # PM_QOS_DEFAULT_VALUE
 
 
-def pays() -> bool:
-    """Whether this is a virtual machine of few processors, which can poll: there it was measured."""
+def wanted(option: str) -> bool:
+    """What the mount option means. ``auto``: on a virtual machine of few processors, which can poll; there it was
+    measured."""
+    if option != "auto":
+        return option == "poll"
     try:
         return _DRIVER.read_text().strip() == "haltpoll" and (os.cpu_count() or _FEW) <= _FEW
     except OSError:
@@ -38,29 +41,29 @@ def check() -> None:
 class Idle:
     """The wish of one daemon, which only who may open the device can have (root)."""
 
-    def __init__(self, *, wanted: bool, device: str = DEVICE) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._fd = -1
-        self.able = wanted and os.access(device, os.W_OK)
         self.polls = False
+
+    def open(self, device: str = DEVICE) -> None:
+        """Be able to have them poll, if we may."""
+        try:
+            self._fd = os.open(device, os.O_WRONLY)
+        except OSError as error:
+            log.info("idle processors halt: %s: %s", device, error.strerror)
+
+    @property
+    def able(self) -> bool:
+        return self._fd >= 0
 
     def poll(self) -> None:
         """Have idle processors poll from now on."""
         if self.able and not self.polls:
-            self._wish(_NONE)
-            self.polls = self.able
+            os.write(self._fd, _NONE)
+            self.polls = True
 
     def halt(self) -> None:
         """Let them halt."""
         if self.polls:
-            self._wish(_ANY)
+            os.write(self._fd, _ANY)
             self.polls = False
-
-    def _wish(self, latency: bytes) -> None:
-        try:
-            if self._fd < 0:
-                self._fd = os.open(self._device, os.O_WRONLY)
-            os.write(self._fd, latency)
-        except OSError as error:
-            log.warning("idle processors halt: %s: %s", self._device, error.strerror)
-            self.able = False

@@ -69,7 +69,7 @@ class Session:
         self._lead = threading.Lock()
         self._slow: dict[int, bool] = {}  # by unique: requests that take long, and whether they were interrupted
         self._spinner = Spinner(wanted=options.channel != "block", slow=self._slow)
-        self._processors = idle.Idle(wanted=options.idle == "poll" or (options.idle == "auto" and idle.pays()))
+        self._processors = idle.Idle()
         self._disk = Spinner(_DISK_NS, wanted=options.channel != "block")
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
@@ -93,9 +93,8 @@ class Session:
         return "poll" if self._spinner.able else "block"
 
     def _tell(self) -> bytes:
-        polls = self.channel == "poll" and self._processors.able
-        takeover = self._ledger_fd >= 0
-        return self._info({"channel": self.channel, "idle": "poll" if polls else "halt", "takeover": takeover})
+        idle_is = "poll" if self._processors.able else "halt"
+        return self._info({"channel": self.channel, "idle": idle_is, "takeover": self._ledger_fd >= 0})
 
     # -- taking over -----------------------------------------------------------------------------------
 
@@ -174,6 +173,9 @@ class Session:
             self._ops.journal = Ledger(self._ledger_fd)
         # A walk makes objects by the ten thousand, and none of them is garbage: look for it more seldom.
         gc.set_threshold(_GC_THRESHOLD, 10, 10)
+        if self.channel == "poll" and idle.wanted(self._options.idle):
+            self._processors.open()
+        self._requests.walk.starts()
         with _signals() as arrived:
             self._on_end = arrived.wake
             if self.channel == "uring":

@@ -30,6 +30,11 @@ class Walk:
         self._right = 0  # guesses, less those that were wrong
         self._work: Iterator[None] | None = None
 
+    def starts(self) -> None:
+        """Nobody has come yet; whoever does looks into the root first. And what a process that was forked touches
+        for the first time is copied, which takes longer than the rest of a request."""
+        self._work = self._ops.ahead(vfs.ROOT)
+
     def begins(self, ino: Ino) -> None:
         """A directory is listed from its beginning."""
         with self._lock:
