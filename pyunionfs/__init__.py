@@ -24,7 +24,7 @@ module                          kernel                answers
 :mod:`.overlay.search`          namei.c               what each layer has under a name
 :mod:`.overlay.lookup`          namei.c               which inode a name leads to
 :mod:`.overlay.readdir`         readdir.c             what a merged directory lists
-:mod:`.overlay.ahead`           -                     looking up before anybody asks
+:mod:`.overlay.ahead`           -                     looking up and reading before anybody asks
 :mod:`.overlay.copy_up`         copy_up.c             how an object gets its copy in the upper layer
 :mod:`.overlay.create`          dir.c                 create, tmpfile, link
 :mod:`.overlay.remove`          dir.c                 unlink, rmdir, letting go of what nobody holds

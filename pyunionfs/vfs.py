@@ -228,6 +228,10 @@ class Operations(Protocol):
         """Prepare for a look-up of every name in a directory, a little at each step; whether that is done, begun or
         left in the middle changes nothing but how long the look-ups take."""
 
+    def data_ahead(self, ino: Ino) -> Iterator[None]:
+        """Who read a file had to wait for it: have the disk read those that are likely to be read next, a little at
+        each step."""
+
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""
 

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 
 from .. import linux
 from ..vfs import Attr, Caller, Change, DirEntry, Extent, Ino, SetAttr, Statfs
@@ -35,6 +36,10 @@ class Overlay(Union):
 
     Raises ``OSError`` with a sentence: ENOENT, ENOTDIR, ELOOP, EINVAL or EBUSY (:mod:`.super`).
     """
+
+    @cached_property
+    def _data(self) -> ahead.Data:
+        return ahead.Data(self.sb)
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -90,6 +95,9 @@ class Overlay(Union):
 
     def ahead(self, ino: Ino) -> Iterator[None]:
         return ahead.ahead(self.sb, ino)
+
+    def data_ahead(self, ino: Ino) -> Iterator[None]:
+        return self._data.ahead(ino)
 
     def _hold(self, inode: Inode, st: os.stat_result | None = None) -> Attr:
         attributes = attr.getattr(self.sb, inode, st)

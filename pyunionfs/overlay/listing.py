@@ -14,7 +14,7 @@ _POSITIONS = (1 << 62) - 1  # of the 63 bits of a loff_t, with room for FIRST
 LAYER_SHIFT, INO_SHIFT = 16, 32
 """Above the S_IFMT bits of a name stands the index of the topmost layer that has it, and above that its st_ino, or
 0 where only a look-up tells."""
-_TYPE = (1 << LAYER_SHIFT) - 1
+TYPE = (1 << LAYER_SHIFT) - 1
 LAYERS = (1 << INO_SHIFT - LAYER_SHIFT) - 1
 
 
@@ -52,7 +52,7 @@ class Listing:
         while at < end and (count is None or len(entries) < count):
             where, name = order[at]
             if (kind := names.get(name)) is not None:
-                entries.append(DirEntry(name, kind & _TYPE, where, kind >> INO_SHIFT))
+                entries.append(DirEntry(name, kind & TYPE, where, kind >> INO_SHIFT))
             at += 1
         if (at >= end and count is None) or not entries:
             self._order = None

@@ -38,7 +38,7 @@ OPENS: dict[ModuleType, frozenset[str]] = {
 HARMLESS: dict[ModuleType, frozenset[str]] = {
     os: _words(
         """close dup fsdecode fsencode fspath fstat fstatvfs getegid geteuid getxattr listxattr lseek lstat makedev
-        pipe pread preadv readlink stat strerror urandom"""
+        pipe posix_fadvise pread preadv readlink stat strerror urandom"""
     ),
     linux: _words(
         """birth_time filesystem_uuid getdents has_xattrs malloc_trim measure_verity name_to_handle_at syncfs mount

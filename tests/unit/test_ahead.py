@@ -138,6 +138,99 @@ def test_a_large_directory_is_left_alone(stack: Stack, monkeypatch: pytest.Monke
 
 # -- which directory comes next -----------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Overlay]:
+    """A directory of 40 files, every fourth of them in the upper layer, and of what is no file, or large."""
+    for layer in ("upper", "lower"):
+        (tmp_path / layer / "dir").mkdir(parents=True)
+    for number in range(40):
+        (tmp_path / ("lower" if number % 4 else "upper") / f"dir/{number}").write_text("x")
+    (tmp_path / "lower/dir/sub").mkdir()
+    (tmp_path / "lower/dir/link").symlink_to("1")
+    os.mkfifo(tmp_path / "lower/dir/fifo")
+    os.truncate(tmp_path / "lower/dir/1", 1 << 20)
+    with Overlay([tmp_path / "lower"], tmp_path / "upper") as overlay:
+        yield overlay
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names of the files that the disk was asked for."""
+    names: list[bytes] = []
+
+    def fadvise(fd: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED and not offset and not length
+        names.append(os.path.basename(os.readlink(os.fsencode(f"/proc/self/fd/{fd}"))))
+
+    monkeypatch.setattr(os, "posix_fadvise", fadvise)
+    return names
+
+
+def wait_for(overlay: Overlay, directory: Ino, name: bytes) -> None:
+    for _ in overlay.data_ahead(overlay.lookup(directory, name).ino):
+        pass
+
+
+def in_order(overlay: Overlay, directory: Ino) -> list[bytes]:
+    """The files, as they are listed."""
+    return [entry.name for entry in overlay.readdir(directory) if entry.type == stat.S_IFREG]
+
+
+def test_who_waits_for_one_file_after_another_finds_the_next_ones_read(files: Overlay, asked: list[bytes]) -> None:
+    directory = files.lookup(ROOT, b"dir").ino
+    names = in_order(files, directory)
+    for name in names:
+        if name not in asked:
+            wait_for(files, directory, name)
+    assert asked == [name for name in names[3:] if name in asked]
+    assert len(asked) > 25
+    assert b"1" not in asked, "in a large file the kernel reads ahead"
+
+
+def test_two_files_are_no_reason_to_read_others(files: Overlay, asked: list[bytes]) -> None:
+    directory = files.lookup(ROOT, b"dir").ino
+    wait_for(files, directory, b"5")
+    wait_for(files, directory, b"6")
+    assert not asked
+
+
+def test_in_another_order_every_file_is_asked_for_once(files: Overlay, asked: list[bytes]) -> None:
+    directory = files.lookup(ROOT, b"dir").ino
+    for number in range(40):
+        if b"%d" % number not in asked:
+            wait_for(files, directory, b"%d" % number)
+    assert len(asked) == len(set(asked))
+    assert not set(asked) - set(in_order(files, directory))
+
+
+def test_what_goes_meanwhile_is_not_asked_for(files: Overlay, asked: list[bytes], tmp_path: Path) -> None:
+    directory = files.lookup(ROOT, b"dir").ino
+    names = in_order(files, directory)
+    for name in names[:2]:
+        wait_for(files, directory, name)
+    steps = files.data_ahead(files.lookup(directory, names[2]).ino)
+    next(steps)
+    files.unlink(directory, names[3])
+    lower = tmp_path / "lower/dir" / os.fsdecode(names[4])
+    if lower.exists():  # behind our back
+        lower.unlink()
+        os.mkfifo(lower)
+    list(steps)
+    assert names[3] not in asked and len(asked) >= 4
+    assert not lower.exists() or names[4] not in asked
+
+
+def test_after_the_directory_is_gone_nothing_is_asked_for(files: Overlay, asked: list[bytes]) -> None:
+    directory = files.mkdir(ROOT, b"new", 0o755, ME).ino
+    file = files.create(directory, b"file", 0o644, ME).ino
+    files.unlink(directory, b"file")
+    files.rmdir(ROOT, b"new")
+    for _ in range(4):
+        list(files.data_ahead(file))
+    assert not asked
+
+
 Tree = dict[int, list[int]]
 TREE: Tree = {1: [10, 20, 30], 10: [11, 12], 11: [], 12: [13], 13: [], 20: [], 30: [31], 31: [32], 32: [33], 33: []}
 
@@ -195,7 +288,7 @@ def test_a_mistake_there_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
         walk.goes_on(Ino(ino), [], ended=True)
     assert walk.step()
     assert not walk.step()
-    assert "bug in looking ahead" in caplog.text
+    assert "bug in what is done ahead" in caplog.text
     assert not walk.step()
 
 

@@ -141,6 +141,7 @@ class DevFuse:
             return False
         deadline = patience.deadline()
         while not self._poll.poll(0):
+            self._meanwhile()
             if attempt():
                 patience.met()
                 return True

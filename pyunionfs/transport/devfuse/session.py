@@ -29,6 +29,7 @@ from .channel import Channel, DevFuse, Spinner, notify
 from .files import ByRequest, Passthrough
 from .handshake import Agreed, agree
 from .ledger import Ledger
+from .meanwhile import Meanwhile
 from .requests import Call, Requests
 from .resend import Resent
 from .supervisor import open_descriptors
@@ -71,6 +72,7 @@ class Session:
         self._spinner = Spinner(wanted=options.channel != "block", slow=self._slow)
         self._processors = idle.Idle()
         self._disk = Spinner(_DISK_NS, wanted=options.channel != "block")
+        self._data = Meanwhile()
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
         self._ended = threading.Event()
@@ -194,7 +196,7 @@ class Session:
         threading.Thread(target=self._work, daemon=True, name=f"fuse-{self._threads}").start()
 
     def _work(self) -> None:
-        channel = DevFuse(self._fd, self._spinner, self._processors, self._requests.walk.step)
+        channel = DevFuse(self._fd, self._spinner, self._processors, self._step_ahead)
         try:
             while True:
                 self._idle += 1
@@ -244,7 +246,13 @@ class Session:
     def _answer_soon(self, channel: DevFuse, call: Call) -> bool:
         """Wait a moment for what is to be read: another thread costs more than a fast disk takes. The first try has
         asked the disk (RWF_NOWAIT)."""
-        return call.opcode == Opcode.READ and channel.retry(lambda: self._answer(channel, call), self._disk)
+        if call.opcode != Opcode.READ or not self._disk.worth_it():
+            return False
+        self._data.do(self._ops.data_ahead(call.nodeid))
+        return channel.retry(lambda: self._answer(channel, call), self._disk)
+
+    def _step_ahead(self) -> bool:
+        return self._data.step() or self._requests.walk.step()
 
     def _answer_slowly(self, channel: Channel, call: Call) -> None:
         self._mine.unique = call.unique

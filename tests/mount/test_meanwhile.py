@@ -1,5 +1,5 @@
 """What is done while there is no request. Idle processors poll as long as requests come, and halt when none do,
-whatever became of the daemon; and the root is looked into.
+whatever became of the daemon; the root is looked into; and files are read that somebody is likely to want.
 """
 
 import json
@@ -98,6 +98,37 @@ def test_the_root_is_looked_into_before_anybody_comes(layers: Layers, requires: 
     with mounts.devfuse(layers, {**mounts.PLAIN, "dialects": "on"}) as merged:
         held = Path(f"/proc/{mounts.daemon_of(merged)}/fd")
         assert eventually(lambda: any(fd.exists() and fd.samefile(directory) for fd in held.iterdir()))
+
+
+def is_cached(path: Path) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        try:
+            return bool(os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT))
+        except BlockingIOError:
+            return False
+
+
+def test_who_waits_for_files_finds_others_read(layers: Layers, requires: Callable[..., None]) -> None:
+    requires("pyunionfs", "drop_caches")
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor has nobody to work for meanwhile")
+    directory = layers.lower[0] / "dir"
+    directory.mkdir()
+    for number in range(300):
+        (directory / str(number)).write_bytes(bytes(4096))
+    os.sync()
+    with mounts.devfuse(layers) as merged:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        if is_cached(directory / "0"):
+            pytest.skip("the layers are in memory")
+        taken = []
+        for number in range(150):
+            begun = time.perf_counter()
+            (merged / "dir" / str(number)).read_bytes()
+            taken.append(time.perf_counter() - begun)
+        if sorted(taken)[75] > 0.001:
+            pytest.skip("the disk is slow: it is not asked for more")
+        assert any(is_cached(directory / str(number)) for number in range(150, 300))
 
 
 @pytest.mark.parametrize(("options", "told"), [({"idle": "halt"}, "halt"), ({"idle": "poll"}, "poll")])
