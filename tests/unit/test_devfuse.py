@@ -363,6 +363,29 @@ def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives() -> None:
         os.close(writing)
 
 
+def test_what_can_wait_is_done_when_no_request_is_expected() -> None:
+    reading, writing = os.pipe()
+    done = 0
+
+    def at_rest() -> bool:
+        nonlocal done
+        done += 1
+        if done == 5:
+            os.write(writing, message(Opcode.GETATTR, bytes(16)))
+        return True
+
+    try:
+        channel = DevFuse(reading, spinning(), HALT, at_rest=at_rest)
+        os.write(writing, message(Opcode.GETATTR, bytes(16)))
+        assert channel.receive() is not None
+        assert done == 0  # it was there already
+        assert channel.receive() is not None
+        assert done == 5
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_one_processor_never_spins() -> None:
     spinner = Spinner()
     spinner.able = False
@@ -469,6 +492,18 @@ def test_without_clone3_the_daemon_serves_alone(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("called")
 
     assert not supervisor.supervise(never, never, never)
+
+
+def test_what_is_forgotten_waits_but_not_much_of_it() -> None:
+    fs = Recorder(forget=OSError(errno.ESTALE, "stale"))
+    requests = requests_over(fs)
+    for number in range(10):
+        head = message(Opcode.FORGET, abi.FORGET_IN.pack(number), nodeid=100 + number)
+        assert requests.by_opcode[Opcode.FORGET](call_of(head)) is None
+    assert fs.calls == [("forget", 100, 0), ("forget", 101, 1)]
+    while requests.let_go():
+        pass
+    assert fs.calls == [("forget", 100 + number, number) for number in range(10)]
 
 
 def test_an_unknown_inode_stops_no_forgetting() -> None:

@@ -88,13 +88,21 @@ class DevFuse:
     """The device with the buffers of one thread; at any time one thread reads."""
 
     def __init__(
-        self, fd: int, spinner: Spinner, processors: Idle, meanwhile: Callable[[], bool] = lambda: False
+        self,
+        fd: int,
+        spinner: Spinner,
+        processors: Idle,
+        meanwhile: Callable[[], bool] = lambda: False,
+        at_rest: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``meanwhile`` does a little of what can be done while there is no request; False if there is nothing."""
+        """``meanwhile`` does a little of what can be done while there is no request, ``at_rest`` of what can wait
+        until none is expected; False if there is nothing.
+        """
         self._fd = fd
         self._spinner = spinner
         self._processors = processors
         self._meanwhile = meanwhile
+        self._at_rest = at_rest
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._in = bytearray(MAX_WRITE + _ROOM)
@@ -119,8 +127,11 @@ class DevFuse:
         spinner = self._spinner
         if ((spinner.able and self._work()) or spinner.worth_it()) and self._spin():
             self._processors.poll()
-        elif self._processors.polls:
-            self._linger()
+        else:
+            while self._at_rest() and not self._poll.poll(0):
+                pass
+            if self._processors.polls:
+                self._linger()
         while True:
             begun = time.perf_counter_ns()
             try:

@@ -8,6 +8,7 @@ again when it may. Nothing here decides what a filesystem does.
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
@@ -20,6 +21,7 @@ from .files import ByRequest, Files
 from .walk import Walk
 
 _G = 10**9
+_MOST_FORGOTTEN = 8  # at a time: each may hold two descriptors
 _SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
 _INFO = INFO_XATTR.encode()
 _ACL = b"system.posix_acl_access"
@@ -69,6 +71,7 @@ class Requests:
         self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
         self.walk = Walk(operations)
+        self._forgotten: deque[tuple[Ino, int]] = deque()
         self._long: dict[Ino, bool] = {}  # directories of more names than a reply holds: are attributes wanted?
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
@@ -85,16 +88,31 @@ class Requests:
             return replies.NEGATIVE
 
     def forget(self, call: Call) -> Reply:
-        self._long.pop(call.nodeid, None)
-        self._ops.forget(call.nodeid, abi.FORGET_IN.unpack_from(call.head, call.at)[0])
+        """Nobody waits for it, and to let go of a file that was removed may take the disk a while."""
+        (lookups,) = abi.FORGET_IN.unpack_from(call.head, call.at)
+        self._forgotten.append((call.nodeid, lookups))
+        if len(self._forgotten) > _MOST_FORGOTTEN:
+            self.let_go()
         return None
+
+    def let_go(self) -> bool:
+        """Do what the oldest FORGET says; False if there is none."""
+        try:
+            ino, lookups = self._forgotten.popleft()
+        except IndexError:
+            return False
+        self._forget(ino, lookups)
+        return True
+
+    def _forget(self, ino: Ino, lookups: int) -> None:
+        self._long.pop(ino, None)
+        with suppress(OSError):  # what was lost with another daemon
+            self._ops.forget(ino, lookups)
 
     def batch_forget(self, call: Call) -> Reply:
         count, _ = abi.BATCH_FORGET_IN.unpack_from(call.head, call.at)
         for ino, lookups in abi.FORGET_ONE.iter_unpack(call.payload[: count * abi.FORGET_ONE.size]):
-            self._long.pop(ino, None)
-            with suppress(OSError):  # what was lost with another daemon
-                self._ops.forget(ino, lookups)
+            self._forget(ino, lookups)
         return None
 
     def mknod(self, call: Call) -> Reply:

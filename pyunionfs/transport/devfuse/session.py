@@ -188,6 +188,8 @@ class Session:
                     ).start()
             self._start_thread()
             arrived.wait(self._ended)
+        while self._requests.let_go():  # nobody will tell again who goes on
+            pass
         self._ops.stale = None
         return self._leaving
 
@@ -196,7 +198,7 @@ class Session:
         threading.Thread(target=self._work, daemon=True, name=f"fuse-{self._threads}").start()
 
     def _work(self) -> None:
-        channel = DevFuse(self._fd, self._spinner, self._processors, self._step_ahead)
+        channel = DevFuse(self._fd, self._spinner, self._processors, self._step_ahead, self._requests.let_go)
         try:
             while True:
                 self._idle += 1
