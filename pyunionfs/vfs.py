@@ -224,9 +224,10 @@ class Operations(Protocol):
         """As :meth:`readdir`, with the attributes of each name; None where they cannot be had. With ``bare`` only
         of those whose number is not known without."""
 
-    def ahead(self, ino: Ino) -> Iterator[None]:
+    def ahead(self, ino: Ino, *, keep: bool = True) -> Iterator[None]:
         """Prepare for a look-up of every name in a directory, a little at each step; whether that is done, begun or
-        left in the middle changes nothing but how long the look-ups take."""
+        left in the middle changes nothing but how long the look-ups take. Without ``keep`` only the disk is
+        read."""
 
     def data_ahead(self, ino: Ino) -> Iterator[None]:
         """Who read a file had to wait for it: have the disk read those that are likely to be read next, a little at

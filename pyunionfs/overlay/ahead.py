@@ -32,14 +32,19 @@ _SMALL_FILE = 1 << 16  # bytes; in a larger one the kernel reads ahead
 _DIRECTORIES = 256  # that are watched
 
 
-def ahead(sb: Superblock, ino: Ino) -> Iterator[None]:
-    """Look up the names of a directory, one at each step. ESTALE for what is not held."""
+def ahead(sb: Superblock, ino: Ino, *, keep: bool) -> Iterator[None]:
+    """Look up the names of a directory, one at each step. Without ``keep`` nothing is prepared by it, but that the
+    disk has been read. ESTALE for what is not held.
+    """
     with sb.lock:
         directory = sb.table[ino]
         if directory.children_of() or directory.unlinked or not _is_small(directory):
             return
+        had = directory.listing
         entries = readdir(sb, directory, FIRST, _NAMES)
-        prepared = sb.prepared = Prepared(directory)
+        prepared = sb.prepared = Prepared(directory if keep else None)
+        if not keep:
+            directory.listing = had
     for entry in entries:
         yield
         with sb.lock:
@@ -51,7 +56,7 @@ def ahead(sb: Superblock, ino: Ino) -> Iterator[None]:
                 found = prepare(sb, directory, entry.name)
             except OSError:  # who asks for it is told
                 continue
-            if found is not None:
+            if found is not None and keep:
                 prepared.found[entry.name] = found
 
 

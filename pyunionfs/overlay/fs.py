@@ -93,8 +93,8 @@ class Overlay(Union):
                     found.append((entry, None))  # who asks for it by name is told why
             return found
 
-    def ahead(self, ino: Ino) -> Iterator[None]:
-        return ahead.ahead(self.sb, ino)
+    def ahead(self, ino: Ino, *, keep: bool = True) -> Iterator[None]:
+        return ahead.ahead(self.sb, ino, keep=keep)
 
     def data_ahead(self, ino: Ino) -> Iterator[None]:
         return self._data.ahead(ino)

@@ -110,14 +110,18 @@ def test_changes_between_are_seen(tmp_path: Path, change: str, steps: int) -> No
     assert outcome(prepare=True) == outcome(prepare=False)
 
 
-def test_the_root_is_looked_into_before_anybody_comes(tmp_path: Path) -> None:
+def test_what_is_done_to_the_layers_before_anybody_comes_is_seen(tmp_path: Path) -> None:
     with union(tmp_path / "layers") as overlay:
         walk = Walk(overlay)
         walk.starts()
         while walk.step():
             pass
-        assert overlay.sb.prepared.directory is overlay.sb.table[ROOT]
-        assert set(overlay.sb.prepared.found) == {b"dir"}
+        (tmp_path / "layers/base/late").write_text("made after the mount")
+        (tmp_path / "layers/base/dir").rename(tmp_path / "layers/base/gone")
+        (tmp_path / "layers/top/dir").rename(tmp_path / "layers/top/gone")
+        (tmp_path / "layers/upper/dir").rename(tmp_path / "layers/upper/gone")
+        assert Paths(overlay).read_bytes("late") == b"made after the mount"
+        assert not Paths(overlay).exists("dir")
 
 
 def test_a_refresh_lets_go_of_it(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ class Prepared:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def ahead(self, ino: Ino) -> Iterator[None]:
+    def ahead(self, ino: Ino, *, keep: bool = True) -> Iterator[None]:
         self.asked.append(ino)
         yield
 
@@ -277,7 +281,7 @@ def test_who_goes_otherwise_is_not() -> None:
 
 def test_a_mistake_there_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def ahead(self, ino: Ino) -> Iterator[None]:
+        def ahead(self, ino: Ino, *, keep: bool = True) -> Iterator[None]:
             yield
             raise ValueError(ino)
 

@@ -29,8 +29,9 @@ class Walk(Meanwhile):
 
     def starts(self) -> None:
         """Nobody has come yet; whoever does looks into the root first. And what a process that was forked touches
-        for the first time is copied, which takes longer than the rest of a request."""
-        self.do(self._ops.ahead(vfs.ROOT))
+        for the first time is copied, which takes longer than the rest of a request. The layers may still be made:
+        so nothing is kept."""
+        self.do(self._ops.ahead(vfs.ROOT, keep=False))
 
     def begins(self, ino: Ino) -> None:
         """A directory is listed from its beginning."""
