@@ -147,13 +147,13 @@ class Backing:
     def hold(self) -> int:
         """An O_PATH descriptor, which stays with the object wherever it goes. The caller closes it."""
         if self._is_pinned():
-            return os.dup(self.fd)
+            return os.dup(self.fd if self.fd >= 0 else self.open_fd)
         fd, name = self.at()
         return os.open(name, os.O_PATH | _NOFOLLOW, dir_fd=fd)
 
     def pin(self) -> None:
         """Hold the object by a descriptor, because its name is about to go away."""
-        if self._is_pinned():
+        if self._is_pinned() and self.fd >= 0:
             return
         if self.fd < 0:
             self.fd = self.hold()

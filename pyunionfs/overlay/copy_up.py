@@ -82,10 +82,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
                 data = sb.params.verity == "require" and not mark.algorithm
             metadata = _Metadata(sb, inode, source, st, None if data else mark)
         length = 0 if not data else st.st_size if size is None else min(size, st.st_size)
-        with workdir.temp() as temp:
-            dir_fd, name = temp.at()
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+        with workdir.temp_file() as (temp, fd):
             try:
                 if data:
                     copy_data(source_fd, fd, length, interrupted=sb.interrupted)
@@ -96,9 +93,11 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
                     os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
                 with sb.lock:
                     _publish(sb, inode, temp, length, metacopy=not data)
+                    temp.open_fd = -1
                     if data:
                         sb.files.put(inode, fd, writable=True)
             except BaseException:
+                temp.open_fd = -1
                 os.close(fd)
                 raise
             if not data:

@@ -1,7 +1,7 @@
 """The work directory: build aside, then rename into place.
 
-Whatever appears in the upper directory in more than one step is made here under a temporary name first, so
-that a crash leaves the old view or the new one. At mount, what an earlier crash left is removed. The form
+Whatever appears in the upper directory in more than one step is made here first, under a temporary name or without
+one, so that a crash leaves the old view or the new one. At mount, what an earlier crash left is removed. The form
 is the kernel's: ``WORK/work``, temporary names ``#<hex>`` (ovl_workdir_create, ovl_workdir_cleanup).
 
 A union has its upper and work directories for itself: both are locked with flock(2), which ends with the
@@ -30,6 +30,7 @@ _WHITEOUT = b"#wh"
 _NOTE = b"#mode"
 _NOTE_MAX = 4096  # bytes of a symlink (PATH_MAX)
 _NEEDED = {stat.S_IFDIR: 0o300, stat.S_IFREG: 0o600}
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -60,6 +61,7 @@ class Workdir:
         self._dir = directory
         self._serial = itertools.count()
         self._have_whiteout = False
+        self._makes_nameless = True
 
     @classmethod
     def prepare(cls, work: Backing, *, volatile: bool = False) -> "Workdir":
@@ -123,13 +125,43 @@ class Workdir:
             if temp.parent is self._dir or temp.parent is None:
                 clear_away(self._dir, name)
 
+    @contextmanager
+    def temp_file(self) -> Iterator[tuple[Backing, int]]:
+        """A new file, open for reading and writing: without any name where the filesystem can make such, which has
+        less to write for an fsync (ovl_copy_up_tmpfile), otherwise under a temporary one. The descriptor is
+        the caller's to close; the Backing goes by it until then (``open_fd``).
+        """
+        fd = self._nameless()
+        if fd >= 0:
+            temp = Backing(self._dir.layer, None, b"")
+            temp.open_fd = fd
+            yield temp, fd
+            return
+        with self.temp() as temp:
+            dir_fd, name = temp.at()
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=dir_fd)
+            temp.open_fd = fd
+            yield temp, fd
+
+    def _nameless(self) -> int:
+        if self._makes_nameless:
+            try:
+                return os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._dir.fd)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._makes_nameless = False
+        return -1
+
     def install(self, temp: Backing, parent: Backing, name: bytes, flags: int = 0) -> None:
-        """Rename a temporary object into place; it becomes the Backing of that place.
+        """Rename a temporary object into place, or link one that has no name; it becomes the Backing of that place.
 
         With RENAME_EXCHANGE what was there takes the temporary name and is removed.
         """
         aside, aside_name = temp.parent, temp.name
-        assert aside is not None
+        if aside is None:
+            self._link(temp, parent, name)
+            return
         try:
             _rename(temp, parent, name, flags)
         except PermissionError:
@@ -139,6 +171,15 @@ class Workdir:
                 _rename(temp, parent, name, flags)
         if flags & linux.RENAME_EXCHANGE:
             clear_away(aside, aside_name)
+
+    def _link(self, temp: Backing, parent: Backing, name: bytes) -> None:
+        source = b"/proc/self/fd/%d" % temp.open_fd
+        try:
+            os.link(source, name, dst_dir_fd=parent.dir_fd())
+        except PermissionError:  # as above
+            with self.opened_up(parent):
+                os.link(source, name, dst_dir_fd=parent.dir_fd())
+        temp.parent, temp.name = parent, name
 
     def discard(self, parent: Backing, name: bytes) -> None:
         """Take an upper object away in one step, then remove what it holds."""

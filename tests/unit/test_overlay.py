@@ -121,6 +121,44 @@ def test_a_failed_copy_up_leaves_nothing_and_can_be_tried_again(
     assert (stack.upper / "big").read_bytes() == b"y" + b"x" * 99_999
 
 
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_a_copy_is_made_aside_with_or_without_a_name(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, nameless: bool, unlinked: bool
+) -> None:
+    """Not every filesystem has O_TMPFILE."""
+    work, seen, really, fsync = stack.upper.parent / ".upper.work/work", [], os.open, os.fsync
+
+    def opened(path: Any, flags: int, *args: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE and not nameless:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        return really(path, flags, *args, **named)
+
+    def synced(fd: int) -> None:
+        seen.append(names(work))
+        fsync(fd)
+        if unlinked:
+            stack.files.unlink("only")
+
+    ino = stack.overlay.lookup(ROOT, b"only").ino
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        patch.setattr(os, "fsync", synced)
+        stack.overlay.write(ino, 0, b"BASE", kill_suid=False)
+    assert [bool(there) for there in seen] == [not nameless]
+    assert names(work) <= {"#wh"}
+    assert stack.overlay.read(ino, 0, 99) == b"BASE only"
+    if unlinked:
+        assert is_whiteout(stack.upper / "only")
+        assert stack.overlay.getattr(ino).nlink == 0
+    else:
+        assert (stack.upper / "only").read_bytes() == b"BASE only"
+    stack.overlay.forget(ino, 1)
+    if unlinked:
+        assert len(os.listdir("/proc/self/fd")) <= before + 1  # one for reading file handles, kept
+
+
 def test_holes_are_not_filled_by_a_copy_up(stack: Stack) -> None:
     with open(stack.base / "sparse", "wb") as file:
         file.write(b"begin")
