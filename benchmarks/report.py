@@ -152,7 +152,8 @@ def save(results: Results, stem: Path) -> list[Path]:
 
 
 def chart(results: Results, path: Path) -> None:
-    """Bars of the ratio to the kernel on a log scale, so that twice and half are equally long."""
+    """A line for each workload, with a mark where each filesystem stands, as a multiple of the kernel's time; on a
+    log scale, so that twice and half are equally far."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -161,24 +162,21 @@ def chart(results: Results, path: Path) -> None:
 
     names = [name for name, rival in results.comparisons() if rival == BASELINE]
     workloads = [name for name in results.titles if any(results.ratio(name, n, BASELINE) for n in names)]
-    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.22 * (len(names) + 1) * max(len(workloads), 3)))
-    for index, (name, color) in enumerate(zip(names, _colors(names), strict=True)):
-        ratios = [results.ratio(workload, name, BASELINE) for workload in workloads]
-        heights = [row + 0.8 * ((index + 0.5) / len(names) - 0.5) for row in range(len(workloads))]
-        widths = [(ratio or 1) - 1 for ratio in ratios]  # from 1, to either side
-        axes.barh(heights, widths, 0.8 / len(names) * 0.9, left=1, color=color, label=name)
-        for ratio, height in zip(ratios, heights, strict=True):
-            if ratio:
-                end = (3, "left") if ratio >= 1 else (-3, "right")
-                axes.annotate(
-                    f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}",
-                    (ratio, height),
-                    xytext=(end[0], 0),
-                    textcoords="offset points",
-                    ha=end[1],
-                    va="center",
-                    fontsize=8,
-                )
+    figure, axes = pyplot.subplots(figsize=(9, 2 + 0.3 * len(workloads)))
+    for name, (color, marker) in zip(names, _marks(names), strict=True):
+        places = [(ratio, row) for row, w in enumerate(workloads) if (ratio := results.ratio(w, name, BASELINE))]
+        is_default = name == "pyunionfs"
+        axes.scatter(
+            [ratio for ratio, _ in places],
+            [row for _, row in places],
+            s=60 if is_default else 28,
+            color=color,
+            marker=marker,
+            label=name,
+            zorder=3 if is_default else 2,
+        )
+        for ratio, row in places if is_default else ():
+            axes.annotate(f"{ratio:.2g}", (ratio, row - 0.3), ha="center", va="bottom", fontsize=7)
     _dress(axes, [results.titles[name] for name in workloads])
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
@@ -187,22 +185,25 @@ def chart(results: Results, path: Path) -> None:
 
 def _dress(axes: Any, titles: Sequence[str]) -> None:
     axes.set_xscale("log")
-    axes.margins(x=0.12)
+    axes.margins(y=0.02)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(titles)), titles)
+    axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.set_xlabel("time taken, kernel's overlay = 1 (log scale; left is faster)")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, fontsize=8)
 
 
-def _colors(names: Sequence[str]) -> list[str]:
-    ours = iter(["#1f77b4", "#17becf", "#9467bd", "#2ca02c"] * len(names))
-    theirs = iter(["#b0b0b0", "#d0c8b0", "#c8b0b0"] * len(names))
-    return [next(ours if name.startswith("pyunionfs") else theirs) for name in names]
+def _marks(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Ours are round and coloured."""
+    ours = iter(["#1f77b4", "#17becf", "#9467bd", "#2ca02c", "#ff7f0e", "#8c564b"] * len(names))
+    theirs = iter(["D", "s", "^"] * len(names))
+    return [(next(ours), "o") if name.startswith("pyunionfs") else ("#909090", next(theirs)) for name in names]
 
 
 # ---- the machine

@@ -90,7 +90,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
                     os.ftruncate(fd, st.st_size)
                 metadata.apply(temp)
                 if data and sb.params.syncs:
-                    os.fsync(fd)  # or a crash after the rename could show an empty file (ovl_copy_up_file)
+                    os.fsync(fd)  # or a crash after it got its name could show an empty file (ovl_copy_up_file)
                 with sb.lock:
                     _publish(sb, inode, temp, length, metacopy=not data)
                     temp.open_fd = -1

@@ -21,7 +21,7 @@ from .files import ByRequest, Files
 from .walk import Walk
 
 _G = 10**9
-_MOST_FORGOTTEN = 8  # at a time: each may hold two descriptors
+_MOST_FORGOTTEN = 2  # at a time: each may hold two descriptors
 _SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
 _INFO = INFO_XATTR.encode()
 _ACL = b"system.posix_acl_access"
