@@ -82,6 +82,13 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 # ---- container tools
 
 
+def unmount_below(path: Path) -> list[Path]:
+    points = [point for point in mounts.mount_points() if point.is_relative_to(path)]
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=False)
+    return points
+
+
 @pytest.fixture
 def place(requires: Callable[..., None]) -> Iterator[Path]:
     """Where a tool keeps everything; afterwards nothing is mounted there, and nobody serves it.
@@ -91,12 +98,11 @@ def place(requires: Callable[..., None]) -> Iterator[Path]:
     requires("pyunionfs", "devices")
     path = Path(tempfile.mkdtemp(prefix="c-"))
     yield path
-    left = [point for point in mounts.mount_points() if point.is_relative_to(path)]
-    for point in reversed(left):
-        subprocess.run(["umount", "-l", point], check=False)
+    left = unmount_below(path)
     deadline = time.monotonic() + 10
     while (alive := mounts.daemons(path)) and time.monotonic() < deadline:
         time.sleep(0.1)
+    unmount_below(path)  # podman cleans up after a container by itself, and binds its directories again for that
     shutil.rmtree(path)
     assert not left
     assert not alive
