@@ -19,7 +19,7 @@ from .file import find_data, open_lower
 from .held import note
 from .index import must_copy_up
 from .inode import Inode
-from .listing import LAYER_SHIFT
+from .listing import TYPE
 from .merge import Kind
 from .ownership import OVERRIDES, Owner
 from .search import peek
@@ -212,7 +212,7 @@ def _publish(sb: Superblock, inode: Inode, temp: Backing, length: int, *, metaco
 def _note_name(parent: Inode | None, name: bytes) -> None:
     """The topmost layer that has this name is the upper one now."""
     if parent is not None and parent.listing is not None and (kind := parent.listing.names.get(name)) is not None:
-        parent.listing.names[name] = kind & (1 << LAYER_SHIFT) - 1
+        parent.listing.names[name] = kind & TYPE
 
 
 def _publish_in_index(sb: Superblock, inode: Inode, temp: Backing) -> None:

@@ -5,7 +5,6 @@ What lies outside of the layers must be neither read nor changed through them, a
 
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +15,7 @@ import pytest
 import syscalls
 from daemons import descriptors
 from mounts import Layers, Mounter
+from threads import repeating
 from trees import Snapshot, build, snapshot
 
 from pyunionfs import Overlay, Paths
@@ -40,20 +40,13 @@ def _state(path: Path) -> tuple[Snapshot, list[int]]:
 @contextmanager
 def swapping(directory: Path, link: Path) -> Iterator[None]:
     """Exchange a directory and a symlink again and again, until the end of the ``with``."""
-    stop = threading.Event()
 
     def swap() -> None:
-        while not stop.is_set():
-            syscalls.renameat2(directory, link, syscalls.RENAME_EXCHANGE)
-            time.sleep(0)
+        syscalls.renameat2(directory, link, syscalls.RENAME_EXCHANGE)
+        time.sleep(0)
 
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
+    with repeating(swap):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def prepare(root: Path, outside: Path) -> tuple[Path, Path]:

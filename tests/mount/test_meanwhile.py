@@ -2,11 +2,11 @@
 whatever became of the daemon; the root is looked into; and files are read that somebody is likely to want.
 """
 
+import itertools
 import json
 import os
 import signal
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +15,7 @@ from pathlib import Path
 import mounts
 import pytest
 from mounts import Layers
+from threads import repeating
 
 from pyunionfs.transport.devfuse import idle
 
@@ -28,21 +29,9 @@ def latency() -> int:
 @contextmanager
 def asking(merged: Path) -> Iterator[None]:
     """One request after the other."""
-    over = threading.Event()
-
-    def ask() -> None:
-        number = 0
-        while not over.is_set():
-            number += 1
-            os.path.lexists(merged / str(number))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    numbers = itertools.count()
+    with repeating(lambda: os.path.lexists(merged / str(next(numbers)))):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:

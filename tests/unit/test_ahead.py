@@ -140,7 +140,7 @@ def test_a_large_directory_is_left_alone(stack: Stack, monkeypatch: pytest.Monke
     assert all_of(stack.overlay, directory) > 0
 
 
-# -- which directory comes next -----------------------------------------------------------------------------------
+# -- which files are read next ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -234,6 +234,8 @@ def test_after_the_directory_is_gone_nothing_is_asked_for(files: Overlay, asked:
         list(files.data_ahead(file))
     assert not asked
 
+
+# -- which directory comes next -----------------------------------------------------------------------------------
 
 Tree = dict[int, list[int]]
 TREE: Tree = {1: [10, 20, 30], 10: [11, 12], 11: [], 12: [13], 13: [], 20: [], 30: [31], 31: [32], 32: [33], 33: []}

@@ -256,6 +256,15 @@ def direntplus(told: bytes) -> Iterator[tuple[int, int]]:
 HALT = Idle()
 
 
+@pytest.fixture
+def device() -> Iterator[tuple[int, int]]:
+    """In place of /dev/fuse: where requests are read, and where they come from."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
 def spinning(slow: Sized = ()) -> Spinner:
     """Requests have come soon, just often enough."""
     spinner = Spinner(slow=slow)
@@ -318,8 +327,8 @@ def test_a_spin_in_vain_costs_nothing_while_something_slow_is_under_way() -> Non
     assert not spinner.worth_it()
 
 
-def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives() -> None:
-    reading, writing = os.pipe()
+def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives(device: tuple[int, int]) -> None:
+    reading, writing = device
     channel, patience = DevFuse(reading, Spinner(), HALT), Spinner(10**9)
     patience.able = True
     outcomes = iter([False, False, True, False, False])
@@ -331,20 +340,16 @@ def test_what_a_disk_brings_soon_is_waited_for_as_long_as_no_request_arrives() -
             os.write(writing, b"a request")
             return False
 
-    try:
-        assert not channel.retry(attempt, patience)  # no disk has been that fast
-        for _ in range(4):
-            patience.slept(10**8)
-        assert channel.retry(attempt, patience)
-        assert not channel.retry(attempt, patience)
-        assert patience.worth_it()  # it was not in vain
-    finally:
-        os.close(reading)
-        os.close(writing)
+    assert not channel.retry(attempt, patience)  # no disk has been that fast
+    for _ in range(4):
+        patience.slept(10**8)
+    assert channel.retry(attempt, patience)
+    assert not channel.retry(attempt, patience)
+    assert patience.worth_it()  # it was not in vain
 
 
-def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives() -> None:
-    reading, writing = os.pipe()
+def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives(device: tuple[int, int]) -> None:
+    reading, writing = device
     steps = 0
 
     def step() -> bool:
@@ -354,17 +359,13 @@ def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives() -> None:
             os.write(writing, message(Opcode.GETATTR, bytes(16)))
         return True
 
-    try:
-        call = DevFuse(reading, spinning(), HALT, step).receive()
-        assert call is not None and call.opcode == Opcode.GETATTR
-        assert steps == 1000
-    finally:
-        os.close(reading)
-        os.close(writing)
+    call = DevFuse(reading, spinning(), HALT, step).receive()
+    assert call is not None and call.opcode == Opcode.GETATTR
+    assert steps == 1000
 
 
-def test_what_can_wait_is_done_when_no_request_is_expected() -> None:
-    reading, writing = os.pipe()
+def test_what_can_wait_is_done_when_no_request_is_expected(device: tuple[int, int]) -> None:
+    reading, writing = device
     done = 0
 
     def at_rest() -> bool:
@@ -374,16 +375,12 @@ def test_what_can_wait_is_done_when_no_request_is_expected() -> None:
             os.write(writing, message(Opcode.GETATTR, bytes(16)))
         return True
 
-    try:
-        channel = DevFuse(reading, spinning(), HALT, at_rest=at_rest)
-        os.write(writing, message(Opcode.GETATTR, bytes(16)))
-        assert channel.receive() is not None
-        assert done == 0  # it was there already
-        assert channel.receive() is not None
-        assert done == 5
-    finally:
-        os.close(reading)
-        os.close(writing)
+    channel = DevFuse(reading, spinning(), HALT, at_rest=at_rest)
+    os.write(writing, message(Opcode.GETATTR, bytes(16)))
+    assert channel.receive() is not None
+    assert done == 0  # it was there already
+    assert channel.receive() is not None
+    assert done == 5
 
 
 def test_one_processor_never_spins() -> None:
@@ -394,29 +391,27 @@ def test_one_processor_never_spins() -> None:
     assert not spinner.worth_it()
 
 
-def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(tmp_path: Path) -> None:
-    device = tmp_path / "latency"
-    device.touch()
+def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(
+    tmp_path: Path, device: tuple[int, int]
+) -> None:
+    latency = tmp_path / "latency"
+    latency.touch()
     processors = Idle()
-    processors.open(str(device))
-    reading, writing = os.pipe()
+    processors.open(str(latency))
+    reading, writing = device
     channel = DevFuse(reading, spinning(), processors)
 
     def wished() -> list[int]:
-        return [latency for (latency,) in struct.iter_unpack("=i", device.read_bytes())]
+        return [us for (us,) in struct.iter_unpack("=i", latency.read_bytes())]
 
-    try:
-        for _ in range(3):
-            os.write(writing, message(Opcode.GETATTR, bytes(16)))
-            assert channel.receive() is not None
-        assert wished() == [0]
-        threading.Timer(0.2, os.write, (writing, message(Opcode.GETATTR, bytes(16)))).start()
-        assert channel.receive() is not None  # after what is more than a pause
-        assert wished() == [0, -1]
-        assert not processors.polls
-    finally:
-        os.close(reading)
-        os.close(writing)
+    for _ in range(3):
+        os.write(writing, message(Opcode.GETATTR, bytes(16)))
+        assert channel.receive() is not None
+    assert wished() == [0]
+    threading.Timer(0.2, os.write, (writing, message(Opcode.GETATTR, bytes(16)))).start()
+    assert channel.receive() is not None  # after what is more than a pause
+    assert wished() == [0, -1]
+    assert not processors.polls
 
 
 @pytest.mark.parametrize(
