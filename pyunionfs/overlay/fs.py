@@ -69,6 +69,8 @@ class Overlay(Union):
 
     def _note_probes(self, directory: Inode, found: tuple[Inode, os.stat_result | None] | None) -> None:
         """Layers above the one that has it were asked in vain; all of them, if none has it."""
+        if found is not None and found[0].real.layer is directory.real.layer:
+            return
         first = found[0].real.layer.index if found is not None else len(self.sb.layers)
         above = sum(backing.layer.index < first for backing in directories_of(directory))
         readdir.note_probes(self.sb, directory, above)

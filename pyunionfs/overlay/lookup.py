@@ -173,8 +173,11 @@ def _make_inode(
     inode = Inode(parent, name, stat.S_IFMT(top.st.st_mode))
     if search is not None:
         fill(sb, inode, *search)
-    else:
+    elif top.backing.layer is sb.upper:
         _tie(sb, inode, (top,))
+    else:  # most of what is looked up
+        inode.lower = (top.backing,)
+        inode.const_ino = _const_ino(sb, top.backing, top.st)
     return inode
 
 
@@ -202,10 +205,15 @@ def _tie(sb: Superblock, inode: Inode, providers: Sequence[Found]) -> None:
         st_lower = lower[0].st if lower else None
         inode.const_ino = map_ino(lower[0].backing, st_lower.st_ino) if st_lower is not None else 0
     elif not is_upper:
-        kept = st.st_nlink == 1 or sb.upper is None or sb.index is not None
-        inode.const_ino = map_ino(first, st.st_ino) if kept else 0
+        inode.const_ino = _const_ino(sb, first, st)
     elif sb.marks.origin in xattrs:
         inode.const_ino = _origin_ino(sb, first)
+
+
+def _const_ino(sb: Superblock, lower: Backing, st: os.stat_result) -> int:
+    """The number of a lower object, unless a copy-up could part it from its other names."""
+    kept = st.st_nlink == 1 or sb.upper is None or sb.index is not None
+    return map_ino(lower, st.st_ino) if kept else 0
 
 
 def _set_metacopy(sb: Superblock, inode: Inode, search: Search, resolution: merge.Resolution) -> None:

@@ -364,6 +364,15 @@ def test_what_can_be_done_meanwhile_is_done_until_a_request_arrives(device: tupl
     assert steps == 1000
 
 
+def test_what_is_there_already_is_answered_first(device: tuple[int, int]) -> None:
+    reading, writing = device
+    done: list[bool] = []
+    channel = DevFuse(reading, spinning(), HALT, lambda: bool(done.append(True)))
+    os.write(writing, message(Opcode.GETATTR, bytes(16)))
+    assert channel.receive() is not None
+    assert not done
+
+
 def test_what_can_wait_is_done_when_no_request_is_expected(device: tuple[int, int]) -> None:
     reading, writing = device
     done = 0
@@ -399,13 +408,19 @@ def test_idle_processors_poll_while_requests_come_and_halt_after_a_pause(
     processors = Idle()
     processors.open(str(latency))
     reading, writing = device
-    channel = DevFuse(reading, spinning(), processors)
+    to_come = [message(Opcode.GETATTR, bytes(16))] * 3
+
+    def ask() -> bool:
+        if to_come:
+            os.write(writing, to_come.pop())
+        return False
+
+    channel = DevFuse(reading, spinning(), processors, ask)
 
     def wished() -> list[int]:
         return [us for (us,) in struct.iter_unpack("=i", latency.read_bytes())]
 
     for _ in range(3):
-        os.write(writing, message(Opcode.GETATTR, bytes(16)))
         assert channel.receive() is not None
     assert wished() == [0]
     threading.Timer(0.2, os.write, (writing, message(Opcode.GETATTR, bytes(16)))).start()

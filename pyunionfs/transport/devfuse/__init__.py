@@ -3,9 +3,9 @@
     kernel ── /dev/fuse ──> channel ──> session ──> requests ──> vfs.Operations
            <─────────────── channel <── session <── replies <──
 
-``abi`` are the structures and numbers of the protocol, ``requests`` has a method for each of its opcodes and
-``replies`` what they answer with; ``channel`` and ``uring`` carry both, ``session`` is the life of a mount.
-Neither pyfuse3 nor trio is loaded.
+``abi`` are the structures and numbers of the protocol. ``requests`` has a method for each of its opcodes, with
+``listings`` for how directories are listed, and ``replies`` is what they answer with. ``channel`` and ``uring``
+carry both, ``session`` is the life of a mount. Neither pyfuse3 nor trio is loaded.
 """
 
 import os

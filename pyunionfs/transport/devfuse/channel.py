@@ -125,26 +125,31 @@ class DevFuse:
 
     def _read(self) -> int:
         spinner = self._spinner
+        if spinner.able and self._poll.poll(0):  # others ask meanwhile: nothing is to be learned of spinning
+            return self._take()
         if ((spinner.able and self._work()) or spinner.worth_it()) and self._spin():
             self._processors.poll()
-        else:
-            while self._at_rest() and not self._poll.poll(0):
-                pass
-            if self._processors.polls:
-                self._linger()
+            return self._take()
+        while self._at_rest() and not self._poll.poll(0):
+            pass
+        if self._processors.polls:
+            self._linger()
+        begun = time.perf_counter_ns()
+        size = self._take()
+        spinner.slept(time.perf_counter_ns() - begun)
+        return size
+
+    def _take(self) -> int:
+        """Read a request, of so many bytes; 0 once the mount is gone."""
         while True:
-            begun = time.perf_counter_ns()
             try:
-                size = os.readv(self._fd, self._buffers)
+                return os.readv(self._fd, self._buffers)
             except OSError as error:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
+                    return 0
                 # ENOENT: the request was interrupted before it was read (fuse_dev_do_read).
                 if error.errno not in (errno.EINTR, errno.ENOENT):
-                    if error.errno in (errno.ENODEV, errno.ECONNABORTED):
-                        return 0
                     raise
-            else:
-                spinner.slept(time.perf_counter_ns() - begun)
-                return size
 
     def retry(self, attempt: Callable[[], bool], patience: Spinner) -> bool:
         """Make an attempt until it succeeds, as long as that pays and no request arrives."""

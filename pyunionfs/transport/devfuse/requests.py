@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from ... import linux, vfs
@@ -18,11 +18,10 @@ from ..mount import INFO_XATTR
 from . import abi, replies
 from .abi import Opcode, SetAttrValid
 from .files import ByRequest, Files
-from .walk import Walk
+from .listings import Listings
 
 _G = 10**9
 _MOST_FORGOTTEN = 2  # at a time: each may hold two descriptors
-_SMALLEST_ENTRY = 64  # bytes in a listing, about: how many names to ask for at once
 _INFO = INFO_XATTR.encode()
 _ACL = b"system.posix_acl_access"
 _FLAGS_OF = {linux.FS_IOC_GETFLAGS: False, linux.FS_IOC_FSGETXATTR: True}
@@ -70,9 +69,8 @@ class Requests:
         self._info = info
         self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
-        self.walk = Walk(operations)
+        self.listings = Listings(operations)
         self._forgotten: deque[tuple[Ino, int]] = deque()
-        self._long: dict[Ino, bool] = {}  # directories of more names than a reply holds: are attributes wanted?
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
         }
@@ -80,8 +78,7 @@ class Requests:
     # -- names -----------------------------------------------------------------------------------------
 
     def lookup(self, call: Call) -> Reply:
-        if call.nodeid in self._long:
-            self._long[call.nodeid] = True
+        self.listings.looked_up_in(call.nodeid)
         try:
             return replies.entry(self._ops.lookup(call.nodeid, bytes(call.payload[:-1])))
         except FileNotFoundError:
@@ -105,7 +102,7 @@ class Requests:
         return True
 
     def _forget(self, ino: Ino, lookups: int) -> None:
-        self._long.pop(ino, None)
+        self.listings.forget(ino)
         with suppress(OSError):  # what was lost with another daemon
             self._ops.forget(ino, lookups)
 
@@ -349,49 +346,12 @@ class Requests:
     # -- directories -----------------------------------------------------------------------------------
 
     def readdirplus(self, call: Call) -> Reply:
-        """Attributes come with the names that fit into the first reply, and with further ones once somebody has
-        looked up one of the directory's: who only lists it does not want them, and each costs a look-up.
-        """
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
-        found = replies.Dirents(size, plus=True)
-        below: list[Ino] = []
-        if not after:
-            self.walk.begins(call.nodeid)
-        goes_on = after > vfs.FIRST
-        bare = goes_on and not self._long.get(call.nodeid, False)
-        count = size // (abi.DIRENTPLUS.size + 8) + 1
-        for entry, attr, held in self._entries(call.nodeid, after, count, bare=bare):
-            if not held or attr is None:
-                found.add(entry, attr, held=held)
-            elif not found.add(entry, attr):
-                self._ops.forget(attr.ino, 1)
-            elif entry.type == stat.S_IFDIR:
-                below.append(attr.ino)
-        told = found.encode()
-        self.walk.goes_on(call.nodeid, below, ended=not told)
-        if goes_on and told:
-            self._long.setdefault(call.nodeid, False)
-        return told
+        return self.listings.with_attributes(call.nodeid, after, size)
 
     def readdir(self, call: Call) -> Reply:
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
-        found = replies.Dirents(size, plus=False)
-        for entry, attr, held in self._entries(call.nodeid, after, size // (abi.DIRENT.size + 8) + 1, bare=True):
-            found.add(entry, attr)
-            if held and attr is not None:
-                self._ops.forget(attr.ino, 1)
-        return found.encode()
-
-    def _entries(
-        self, ino: Ino, after: int, count: int, *, bare: bool
-    ) -> Iterator[tuple[vfs.DirEntry, vfs.Attr | None, bool]]:
-        """The next entries of a listing, and whether their attributes are held, which is not so for the dots."""
-        if after < vfs.FIRST:
-            here, up = self._ops.getattr(ino), self._ops.getattr(self._ops.parent(ino))
-            for entry, attr in replies.dots(here, up, after):
-                yield entry, attr, False
-        for found, attributes in self._ops.readdirplus(ino, max(after, vfs.FIRST), count, bare=bare):
-            yield found, attributes, True
+        return self.listings.names(call.nodeid, after, size)
 
 
 def _time(valid: int, wanted: int, now: int, seconds: int, nanoseconds: int) -> int | None:

@@ -177,7 +177,7 @@ class Session:
         gc.set_threshold(_GC_THRESHOLD, 10, 10)
         if self.channel == "poll" and idle.wanted(self._options.idle):
             self._processors.open()
-        self._requests.walk.starts()
+        self._requests.listings.walk.starts()
         with _signals() as arrived:
             self._on_end = arrived.wake
             if self.channel == "uring":
@@ -254,7 +254,7 @@ class Session:
         return channel.retry(lambda: self._answer(channel, call), self._disk)
 
     def _step_ahead(self) -> bool:
-        return self._data.step() or self._requests.walk.step()
+        return self._data.step() or self._requests.listings.walk.step()
 
     def _answer_slowly(self, channel: Channel, call: Call) -> None:
         self._mine.unique = call.unique
