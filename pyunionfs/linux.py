@@ -27,7 +27,8 @@ FS_IOC_SETFLAGS = 0x40086602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
 
-# fcntl.h, linux/fcntl.h
+# fcntl.h, linux/fcntl.h, linux/fs.h
+_SYNC_FILE_RANGE_WRITE = 2
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
@@ -263,6 +264,12 @@ def malloc_trim() -> None:
     """Give unused memory of the C library's allocator back to the system: see malloc_trim(3); glibc only."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Have what was written there go to the disk, and do not wait: sync_file_range(2) with
+    SYNC_FILE_RANGE_WRITE."""
+    _check(_libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE))
 
 
 def ficlone(target: int, source: int) -> None:

@@ -7,18 +7,22 @@ ovl_copy_up_file() in fs/overlayfs/copy_up.c.
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from .. import linux
 
 _CHUNK = 1 << 20
-_RANGE = 1 << 26  # after which the caller may give up
+_RANGE = 1 << 21  # after which the caller may give up, and the disk begin
 _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 _CANNOT_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 
-def copy_data(source: int, target: int, size: int, *, interrupted: Callable[[], bool] | None = None) -> None:
+def copy_data(
+    source: int, target: int, size: int, *, syncs: bool = False, interrupted: Callable[[], bool] | None = None
+) -> None:
     """Copy the first ``size`` bytes into an empty file.
 
+    ``syncs`` says that the caller waits for the disk to have all of it: so the disk begins while the rest is read.
     Raises the OSError of the write that failed, and InterruptedError when ``interrupted`` says so.
     """
     if size == 0:
@@ -40,6 +44,9 @@ def copy_data(source: int, target: int, size: int, *, interrupted: Callable[[], 
             if interrupted is not None and interrupted():
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
             _copy_range(source, target, start, min(start + _RANGE, end))
+            if syncs and end - start > _RANGE:
+                with suppress(OSError):  # fsync tells
+                    linux.start_writeback(target, start, _RANGE)
             start += _RANGE
         position = end
     if os.fstat(target).st_size != size:

@@ -85,7 +85,7 @@ def _copy_up_regular(sb: Superblock, inode: Inode, size: int | None, *, data: bo
         with workdir.temp_file() as (temp, fd):
             try:
                 if data:
-                    copy_data(source_fd, fd, length, interrupted=sb.interrupted)
+                    copy_data(source_fd, fd, length, syncs=sb.params.syncs, interrupted=sb.interrupted)
                 else:
                     os.ftruncate(fd, st.st_size)
                 metadata.apply(temp)
@@ -128,7 +128,7 @@ def _copy_up_data(sb: Superblock, inode: Inode) -> None:
             raise
     try:
         copied = min(st.st_size, os.fstat(source_fd).st_size)
-        copy_data(source_fd, fd, copied, interrupted=sb.interrupted)
+        copy_data(source_fd, fd, copied, syncs=sb.params.syncs, interrupted=sb.interrupted)
         if os.fstat(fd).st_size != st.st_size:
             os.ftruncate(fd, st.st_size)
         if capability is not None:  # which writing has cleared

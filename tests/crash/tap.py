@@ -42,7 +42,7 @@ HARMLESS: dict[ModuleType, frozenset[str]] = {
     ),
     linux: _words(
         """birth_time filesystem_uuid getdents has_xattrs malloc_trim measure_verity name_to_handle_at syncfs mount
-        mount_setattr umount2 unshare setns pivot_root die_with_parent in_user_namespace"""
+        mount_setattr umount2 unshare setns pivot_root die_with_parent in_user_namespace start_writeback"""
     ),
 }
 _HANDLE = re.compile(r"\b[0-9a-f]{32,}\b")  # names in the index

@@ -12,7 +12,7 @@ import pytest
 from trees import snapshot
 from unitstack import Stack
 
-from pyunionfs import Overlay, Paths, events
+from pyunionfs import Overlay, Paths, events, linux
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE
 from pyunionfs.overlay.copy_data import copy_data
 from pyunionfs.vfs import NOW, ROOT, Caller, SetAttr
@@ -572,6 +572,35 @@ def test_a_copy_is_given_up_with_its_caller(stack: Stack) -> None:
     stack.overlay.interrupted = None
     stack.overlay.write(ino, 0, b"y", kill_suid=False)
     assert (stack.upper / "large").read_bytes() == b"y" + b"x" * 999_999
+
+
+@pytest.mark.parametrize("fsync", ["1", "0"])
+def test_the_disk_writes_a_large_copy_while_the_rest_of_it_is_read(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str
+) -> None:
+    began: list[tuple[int, int]] = []
+
+    really = linux.start_writeback
+
+    def start_writeback(fd: int, offset: int, length: int) -> None:
+        really(fd, offset, length)
+        began.append((offset, length))
+
+    def ficlone(target: int, source: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(linux, "start_writeback", start_writeback)
+    monkeypatch.setattr(linux, "ficlone", ficlone)
+    data = os.urandom(5 << 20)
+    (stack.base / "large").write_bytes(data)
+    for name in ("upper2", "work2"):
+        (tmp_path / name).mkdir()
+    options = {"fsync": fsync} if os.geteuid() == 0 else {"fsync": fsync, "userxattr": "on"}
+    with Overlay([stack.base], tmp_path / "upper2", tmp_path / "work2", options=options) as overlay:
+        ino = overlay.lookup(ROOT, b"large").ino
+        overlay.write(ino, len(data), b"!", kill_suid=False)
+    assert (tmp_path / "upper2/large").read_bytes() == data + b"!"
+    assert began == ([(0, 2 << 20), (2 << 20, 2 << 20)] if fsync == "1" else [])
 
 
 def test_what_is_pinned_is_counted(stack: Stack) -> None:
