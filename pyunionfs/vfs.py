@@ -197,8 +197,13 @@ class Operations(Protocol):
     def seek(self, ino: Ino, offset: int, whence: int) -> int:
         """As lseek(2) with SEEK_DATA or SEEK_HOLE."""
 
-    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
-        """As copy_file_range(2); returns how much was copied."""
+    def copy_file_range(
+        self, source: Extent, target: Ino, offset: int, *, kill_suid: bool, wait: bool = True
+    ) -> int:
+        """As copy_file_range(2); returns how much was copied.
+
+        Without ``wait`` raises BlockingIOError for what would take long, or have to come from a disk.
+        """
 
     def birth_time(self, ino: Ino) -> int | None:
         """When the backing object was made, in ns, None where its filesystem does not know (statx(2))."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAY_REOPEN_ANYTHING = os.geteuid() == 0
 _EVICT_TRIES = 8
+_COPIED_AT_ONCE = 1 << 16  # bytes; copying less takes no longer than many other requests
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -218,13 +219,30 @@ def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
 
 
 def copy_range(
-    sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool
+    sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool, wait: bool
 ) -> int:
-    """copy_file_range(2) between the backing files (ovl_copyfile)."""
+    """copy_file_range(2) between the backing files (ovl_copyfile). Without ``wait`` raises BlockingIOError for what
+    is long, or not in the page cache."""
     with sb.files.use(source, write=False) as source_fd, sb.files.use(target, write=True) as target_fd:
+        if not wait:
+            _need_no_disk(source_fd, extent)
         if kill_suid:
             drop_suid(sb, target, target_fd)
         return os.copy_file_range(source_fd, target_fd, extent.length, extent.offset, offset)
+
+
+def _need_no_disk(fd: int, extent: Extent) -> None:
+    """Raises BlockingIOError, and has the disk begin, unless a short piece of a file is in the page cache."""
+    length = min(extent.length, os.fstat(fd).st_size - extent.offset)
+    try:
+        if length <= 0 or (
+            length <= _COPIED_AT_ONCE and os.preadv(fd, [bytearray(length)], extent.offset, os.RWF_NOWAIT) == length
+        ):
+            return
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def fallocate(sb: "Superblock", inode: Inode, mode: int, offset: int, length: int, *, kill_suid: bool) -> None:

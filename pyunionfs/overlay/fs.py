@@ -291,9 +291,13 @@ class Overlay(Union):
     def seek(self, ino: Ino, offset: int, whence: int) -> int:
         return file.seek(self.sb, self.sb.table[ino], offset, whence)
 
-    def copy_file_range(self, source: Extent, target: Ino, offset: int, *, kill_suid: bool) -> int:
-        inode = self._for_writing(target)
-        return file.copy_range(self.sb, self.sb.table[source.ino], source, inode, offset, kill_suid=kill_suid)
+    def copy_file_range(
+        self, source: Extent, target: Ino, offset: int, *, kill_suid: bool, wait: bool = True
+    ) -> int:
+        if not wait and self.slow(target):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        inode, here = self._for_writing(target), self.sb.table[source.ino]
+        return file.copy_range(self.sb, here, source, inode, offset, kill_suid=kill_suid, wait=wait)
 
     def _for_writing(self, ino: Ino) -> Inode:
         inode = self.sb.table[ino]

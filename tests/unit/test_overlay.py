@@ -15,7 +15,7 @@ from unitstack import Stack
 from pyunionfs import Overlay, Paths, events, linux
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE
 from pyunionfs.overlay.copy_data import copy_data
-from pyunionfs.vfs import NOW, ROOT, Caller, SetAttr
+from pyunionfs.vfs import NOW, ROOT, Caller, Extent, Ino, SetAttr
 
 ME = Caller(os.geteuid(), os.getegid())
 
@@ -560,6 +560,33 @@ def test_a_change_while_a_metacopy_is_completed_stays(
         changing[0].join()
         attr = overlay.getattr(ino)
         assert (stat.S_IMODE(attr.mode), attr.mtime_ns) == (0o640, 12345)
+
+
+def test_a_short_copy_of_what_is_in_memory_need_not_wait(stack: Stack) -> None:
+    overlay = stack.overlay
+    for name, size in (("short", 5000), ("long", 100_000), ("large", 1_000_000)):
+        (stack.base / name).write_bytes(bytes(size))
+    with open(stack.base / "short", "rb", buffering=0) as file:
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except OSError as error:
+            pytest.skip(f"it cannot be told what is in memory here: {error.strerror}")
+    target = overlay.create(ROOT, b"target", 0o600, ME).ino
+
+    def copy(name: bytes, offset: int, length: int, *, to: int = target) -> int:
+        source = Extent(overlay.lookup(ROOT, name).ino, offset, length)
+        return overlay.copy_file_range(source, Ino(to), 0, kill_suid=False, wait=False)
+
+    assert copy(b"short", 0, 1 << 30) == 5000
+    assert copy(b"short", 5000, 10) == copy(b"short", 6000, 10) == 0
+    assert copy(b"long", 99_000, 1 << 30) == 1000
+    assert stack.files.stat("target").size == 5000
+    with fails(errno.EAGAIN):
+        copy(b"long", 0, 1 << 30)
+    with fails(errno.EAGAIN):
+        copy(b"short", 0, 10, to=overlay.lookup(ROOT, b"large").ino)  # would have to be copied up
+    assert not (stack.upper / "large").exists()
+    assert stack.files.stat("target").size == 5000
 
 
 def test_a_copy_is_given_up_with_its_caller(stack: Stack) -> None:

@@ -327,12 +327,11 @@ class Requests:
         return abi.LSEEK_OUT.pack(self._ops.seek(call.nodeid, offset, whence))
 
     def copy_file_range(self, call: Call) -> Reply:
-        if not call.may_wait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         _, start, target, _, offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(call.head, call.at)
         # What is copied is told in 32 bits.
         source = Extent(call.nodeid, start, min(length, 1 << 30))
-        return abi.WRITE_OUT.pack(self._ops.copy_file_range(source, target, offset, kill_suid=call.uid != 0), 0)
+        done = self._ops.copy_file_range(source, target, offset, kill_suid=call.uid != 0, wait=call.may_wait)
+        return abi.WRITE_OUT.pack(done, 0)
 
     def syncfs(self, call: Call) -> Reply:
         if not call.may_wait:

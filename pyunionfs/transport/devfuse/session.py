@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _MAX_THREADS = 12
 _DISK_NS = 200_000  # a fast disk has brought a page by then
+_FROM_DISK = (Opcode.READ, Opcode.COPY_FILE_RANGE)  # of the inode that they are about
 _GC_THRESHOLD = 50_000  # objects made and not freed
 
 
@@ -248,7 +249,7 @@ class Session:
     def _answer_soon(self, channel: DevFuse, call: Call) -> bool:
         """Wait a moment for what is to be read: another thread costs more than a fast disk takes. The first try has
         asked the disk (RWF_NOWAIT)."""
-        if call.opcode != Opcode.READ or not self._disk.worth_it():
+        if call.opcode not in _FROM_DISK or not self._disk.worth_it():
             return False
         self._data.do(self._ops.data_ahead(call.nodeid))
         return channel.retry(lambda: self._answer(channel, call), self._disk)
@@ -265,7 +266,7 @@ class Session:
             self._answer(channel, call)
         finally:
             del self._slow[call.unique]
-        if call.opcode == Opcode.READ:
+        if call.opcode in _FROM_DISK:
             self._disk.slept(time.perf_counter_ns() - begun)
         if self._leaving:
             self._ended.set()
