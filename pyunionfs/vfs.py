@@ -5,6 +5,8 @@ one implementation. Neither side imports the other. All calls are synchronous an
 are ``bytes``, times are integer nanoseconds since the epoch, sizes are bytes.
 """
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NewType, Protocol
 
@@ -134,6 +136,13 @@ class Journal(Protocol):
         answered."""
 
 
+class NotCachedError(BlockingIOError):
+    """EAGAIN: what a call needs that may not wait is not in memory. A disk has been asked for it, so soon it is."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
 class Operations(Protocol):
     """A filesystem, by inode. Each method is one request; every error is an ``OSError`` with its errno.
 
@@ -179,11 +188,24 @@ class Operations(Protocol):
     def readinto(self, ino: Ino, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
         """Read into a buffer; fewer bytes than it holds only at the end of the file.
 
-        Without ``wait`` raises BlockingIOError for what would have to come from a disk.
+        Without ``wait`` raises NotCachedError for what would have to come from a disk, and BlockingIOError where
+        that cannot be told.
         """
 
-    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
-        """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC."""
+    def write(
+        self,
+        ino: Ino,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        kill_suid: bool,
+        sync: bool = False,
+        wait: bool = True,
+    ) -> int:
+        """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC.
+
+        Without ``wait`` raises as :meth:`readinto` where data would have to come from a disk to be copied up.
+        """
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...
     def backing(self, ino: Ino) -> int | None:
@@ -202,7 +224,8 @@ class Operations(Protocol):
     ) -> int:
         """As copy_file_range(2); returns how much was copied.
 
-        Without ``wait`` raises BlockingIOError for what would take long, or have to come from a disk.
+        Without ``wait`` raises NotCachedError for what would have to come from a disk, and BlockingIOError for what
+        would take long.
         """
 
     def birth_time(self, ino: Ino) -> int | None:
@@ -235,8 +258,8 @@ class Operations(Protocol):
         read."""
 
     def data_ahead(self, ino: Ino) -> Iterator[None]:
-        """Who read a file had to wait for it: have the disk read those that are likely to be read next, a little at
-        each step."""
+        """Who read, copied or wrote to a file had to wait for it: have the disk read those that are likely to be
+        wanted next, a little at each step."""
 
     def parent(self, ino: Ino) -> Ino:
         """The directory that ``..`` of a directory means."""

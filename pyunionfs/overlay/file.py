@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import linux
-from ..vfs import Extent
+from ..vfs import Extent, NotCachedError
 from . import verity
 from .backing import Backing
 from .inode import Inode
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAY_REOPEN_ANYTHING = os.geteuid() == 0
 _EVICT_TRIES = 8
-_COPIED_AT_ONCE = 1 << 16  # bytes; copying less takes no longer than many other requests
+_SHORT = 1 << 16  # bytes; copying no more takes no longer than many other requests
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -190,7 +190,8 @@ def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
 
 
 def readinto(sb: "Superblock", inode: Inode, offset: int, buffer: memoryview, *, wait: bool) -> int:
-    """As :func:`read`, into a buffer. Without ``wait`` raises BlockingIOError for what is not in the page cache."""
+    """As :func:`read`, into a buffer. Without ``wait`` raises NotCachedError for what is not in the page cache, and
+    BlockingIOError where that cannot be told."""
     if inode.metacopy:
         with sb.lock:
             buffer = buffer[: max(inode.real.stat().st_size - offset, 0)]
@@ -204,12 +205,40 @@ def readinto(sb: "Superblock", inode: Inode, offset: int, buffer: memoryview, *,
                 break
             done += got
     except OSError as error:
-        if error.errno == errno.EOPNOTSUPP and flags:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        if flags:
+            raise _without_waiting(error) from None
         raise
     finally:
         sb.files.release(entry)
     return done
+
+
+def _without_waiting(error: OSError) -> OSError:
+    """What an error of RWF_NOWAIT means."""
+    if error.errno == errno.EAGAIN:
+        return NotCachedError()
+    return _would_wait() if error.errno == errno.EOPNOTSUPP else error
+
+
+def _would_wait() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def need_no_disk(sb: "Superblock", inode: Inode) -> None:
+    """Raises as :func:`readinto` unless what is read first of a file is in the page cache: all of a short one."""
+    with sb.files.use(inode, write=False) as fd:
+        _need_no_disk(fd, 0, min(os.fstat(fd).st_size, _SHORT))
+
+
+def _need_no_disk(fd: int, offset: int, length: int) -> None:
+    if length <= 0:
+        return
+    try:
+        done = os.preadv(fd, [bytearray(length)], offset, os.RWF_NOWAIT)
+    except OSError as error:
+        raise _without_waiting(error) from None
+    if done < length:
+        raise NotCachedError
 
 
 def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
@@ -221,28 +250,17 @@ def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
 def copy_range(
     sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool, wait: bool
 ) -> int:
-    """copy_file_range(2) between the backing files (ovl_copyfile). Without ``wait`` raises BlockingIOError for what
-    is long, or not in the page cache."""
+    """copy_file_range(2) between the backing files (ovl_copyfile). Without ``wait`` raises as :func:`readinto`, and
+    BlockingIOError for what is long."""
     with sb.files.use(source, write=False) as source_fd, sb.files.use(target, write=True) as target_fd:
         if not wait:
-            _need_no_disk(source_fd, extent)
+            length = min(extent.length, os.fstat(source_fd).st_size - extent.offset)
+            if length > _SHORT:
+                raise _would_wait()
+            _need_no_disk(source_fd, extent.offset, length)
         if kill_suid:
             drop_suid(sb, target, target_fd)
         return os.copy_file_range(source_fd, target_fd, extent.length, extent.offset, offset)
-
-
-def _need_no_disk(fd: int, extent: Extent) -> None:
-    """Raises BlockingIOError, and has the disk begin, unless a short piece of a file is in the page cache."""
-    length = min(extent.length, os.fstat(fd).st_size - extent.offset)
-    try:
-        if length <= 0 or (
-            length <= _COPIED_AT_ONCE and os.preadv(fd, [bytearray(length)], extent.offset, os.RWF_NOWAIT) == length
-        ):
-            return
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def fallocate(sb: "Superblock", inode: Inode, mode: int, offset: int, length: int, *, kill_suid: bool) -> None:

@@ -296,12 +296,14 @@ class Overlay(Union):
     ) -> int:
         if not wait and self.slow(target):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        inode, here = self._for_writing(target), self.sb.table[source.ino]
+        inode, here = self._for_writing(target, wait=wait), self.sb.table[source.ino]
         return file.copy_range(self.sb, here, source, inode, offset, kill_suid=kill_suid, wait=wait)
 
-    def _for_writing(self, ino: Ino) -> Inode:
+    def _for_writing(self, ino: Ino, *, wait: bool = True) -> Inode:
         inode = self.sb.table[ino]
         if not inode.has_upper_data:
+            if not wait:
+                file.need_no_disk(self.sb, inode)
             copy_up(self.sb, inode)
         return inode
 
@@ -315,8 +317,18 @@ class Overlay(Union):
     def set_flags(self, ino: Ino, value: bytes, *, extended: bool) -> None:
         inode_flags.set_(self.sb, self.sb.table[ino], value, extended=extended)
 
-    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, kill_suid: bool, sync: bool = False) -> int:
-        return file.write(self.sb, self._for_writing(ino), offset, data, kill_suid=kill_suid, sync=sync)
+    def write(
+        self,
+        ino: Ino,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        kill_suid: bool,
+        sync: bool = False,
+        wait: bool = True,
+    ) -> int:
+        inode = self._for_writing(ino, wait=wait)
+        return file.write(self.sb, inode, offset, data, kill_suid=kill_suid, sync=sync)
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None:
         file.fsync(self.sb, self.sb.table[ino], data_only=data_only)

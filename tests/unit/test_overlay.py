@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pagecache import evict, is_cached
 from trees import snapshot
 from unitstack import Stack
 
 from pyunionfs import Overlay, Paths, events, linux
 from pyunionfs.linux import RENAME_EXCHANGE, RENAME_NOREPLACE
 from pyunionfs.overlay.copy_data import copy_data
-from pyunionfs.vfs import NOW, ROOT, Caller, Extent, Ino, SetAttr
+from pyunionfs.vfs import NOW, ROOT, Caller, Extent, Ino, NotCachedError, SetAttr
 
 ME = Caller(os.geteuid(), os.getegid())
 
@@ -566,11 +567,8 @@ def test_a_short_copy_of_what_is_in_memory_need_not_wait(stack: Stack) -> None:
     overlay = stack.overlay
     for name, size in (("short", 5000), ("long", 100_000), ("large", 1_000_000)):
         (stack.base / name).write_bytes(bytes(size))
-    with open(stack.base / "short", "rb", buffering=0) as file:
-        try:
-            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
-        except OSError as error:
-            pytest.skip(f"it cannot be told what is in memory here: {error.strerror}")
+    if not is_cached(stack.base / "short"):
+        pytest.skip("it cannot be told here what is in memory")
     target = overlay.create(ROOT, b"target", 0o600, ME).ino
 
     def copy(name: bytes, offset: int, length: int, *, to: int = target) -> int:
@@ -587,6 +585,30 @@ def test_a_short_copy_of_what_is_in_memory_need_not_wait(stack: Stack) -> None:
         copy(b"short", 0, 10, to=overlay.lookup(ROOT, b"large").ino)  # would have to be copied up
     assert not (stack.upper / "large").exists()
     assert stack.files.stat("target").size == 5000
+    overlay.write(overlay.lookup(ROOT, b"short").ino, 5000, b"!", kill_suid=False, wait=False)
+    assert (stack.upper / "short").read_bytes() == bytes(5000) + b"!"
+
+
+@pytest.mark.parametrize("call", ["readinto", "copy_file_range", "write"])
+def test_who_may_not_wait_for_the_disk_is_told(stack: Stack, call: str) -> None:
+    overlay, path = stack.overlay, stack.base / "short"
+    path.write_bytes(b"x" * 4096)
+    ino, target = overlay.lookup(ROOT, b"short").ino, overlay.create(ROOT, b"target", 0o600, ME).ino
+    calls = {
+        "readinto": lambda wait: overlay.readinto(ino, 0, memoryview(bytearray(4096)), wait=wait),
+        "copy_file_range": lambda wait: overlay.copy_file_range(
+            Extent(ino, 0, 4096), target, 0, kill_suid=False, wait=wait
+        ),
+        "write": lambda wait: overlay.write(ino, 0, b"y" * 4096, kill_suid=False, wait=wait),
+    }
+    evict(path)
+    if is_cached(path):
+        pytest.skip("files stay in memory here")
+    evict(path)  # to look has read it
+    with pytest.raises(NotCachedError):
+        calls[call](False)
+    evict(path)
+    assert calls[call](True) == 4096
 
 
 def test_a_copy_is_given_up_with_its_caller(stack: Stack) -> None:

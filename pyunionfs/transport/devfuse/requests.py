@@ -31,7 +31,9 @@ _SET_FLAGS_OF = {linux.FS_IOC_SETFLAGS: False, linux.FS_IOC_FSSETXATTR: True}
 class Call:
     """One request: its header, where its arguments and its names or data are, and where a reply may be put."""
 
-    __slots__ = ("at", "gid", "head", "may_wait", "nodeid", "opcode", "out", "payload", "pid", "uid", "unique")
+    __slots__ = (
+        *("at", "gid", "head", "may_wait", "nodeid", "opcode", "out", "payload", "pid", "soon", "uid", "unique"),
+    )
 
     def __init__(self, head: bytearray | memoryview, at: int, out: memoryview) -> None:
         self.head = head  # holds the arguments, from ``at`` on
@@ -45,6 +47,7 @@ class Call:
         self.pid = 0
         self.payload: memoryview = out[:0]
         self.may_wait = True
+        self.soon = False  # it may not, and a disk has been asked for what it needs
 
 
 Reply = bytes | int | None
@@ -302,8 +305,10 @@ class Requests:
         sync = bool(flags & os.O_DSYNC)
         if not call.may_wait and (sync or self._ops.slow(call.nodeid)):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        data = call.payload[:size]
-        done = self._ops.write(call.nodeid, offset, data, kill_suid=bool(how & abi.WRITE_KILL_SUIDGID), sync=sync)
+        kill_suid = bool(how & abi.WRITE_KILL_SUIDGID)
+        done = self._ops.write(
+            call.nodeid, offset, call.payload[:size], kill_suid=kill_suid, sync=sync, wait=call.may_wait
+        )
         return abi.WRITE_OUT.pack(done, 0)
 
     def fsync(self, call: Call) -> Reply:

@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _MAX_THREADS = 12
 _DISK_NS = 200_000  # a fast disk has brought a page by then
-_FROM_DISK = (Opcode.READ, Opcode.COPY_FILE_RANGE)  # of the inode that they are about
 _GC_THRESHOLD = 50_000  # objects made and not freed
 
 
@@ -247,9 +246,8 @@ class Session:
         return None
 
     def _answer_soon(self, channel: DevFuse, call: Call) -> bool:
-        """Wait a moment for what is to be read: another thread costs more than a fast disk takes. The first try has
-        asked the disk (RWF_NOWAIT)."""
-        if call.opcode not in _FROM_DISK or not self._disk.worth_it():
+        """Wait a moment for what is to be read: another thread costs more than a fast disk takes."""
+        if not call.soon or not self._disk.worth_it():
             return False
         self._data.do(self._ops.data_ahead(call.nodeid))
         return channel.retry(lambda: self._answer(channel, call), self._disk)
@@ -266,7 +264,7 @@ class Session:
             self._answer(channel, call)
         finally:
             del self._slow[call.unique]
-        if call.opcode in _FROM_DISK:
+        if call.soon:
             self._disk.slept(time.perf_counter_ns() - begun)
         if self._leaving:
             self._ended.set()
@@ -284,6 +282,7 @@ class Session:
             data = handler(call)
         except OSError as error:
             if error.errno == errno.EAGAIN and not call.may_wait:
+                call.soon = isinstance(error, vfs.NotCachedError)
                 return False
             if error.errno == errno.EIO:
                 log.warning("%s of inode %d: %s", _name_of(call), call.nodeid, error)
