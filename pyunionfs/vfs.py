@@ -136,11 +136,15 @@ class Journal(Protocol):
         answered."""
 
 
-class NotCachedError(BlockingIOError):
-    """EAGAIN: what a call needs that may not wait is not in memory. A disk has been asked for it, so soon it is."""
+class WouldWaitError(BlockingIOError):
+    """EAGAIN: a call that may not wait would have to."""
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+class NotCachedError(WouldWaitError):
+    """It would have to wait for a disk. That has been asked, so soon it is no longer so."""
 
 
 class Operations(Protocol):
@@ -188,7 +192,7 @@ class Operations(Protocol):
     def readinto(self, ino: Ino, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
         """Read into a buffer; fewer bytes than it holds only at the end of the file.
 
-        Without ``wait`` raises NotCachedError for what would have to come from a disk, and BlockingIOError where
+        Without ``wait`` raises NotCachedError for what would have to come from a disk, and WouldWaitError where
         that cannot be told.
         """
 
@@ -224,7 +228,7 @@ class Operations(Protocol):
     ) -> int:
         """As copy_file_range(2); returns how much was copied.
 
-        Without ``wait`` raises NotCachedError for what would have to come from a disk, and BlockingIOError for what
+        Without ``wait`` raises NotCachedError for what would have to come from a disk, and WouldWaitError for what
         would take long.
         """
 

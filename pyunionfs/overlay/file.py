@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import linux
-from ..vfs import Extent, NotCachedError
+from ..vfs import Extent, NotCachedError, WouldWaitError
 from . import verity
 from .backing import Backing
 from .inode import Inode
@@ -191,7 +191,7 @@ def read(sb: "Superblock", inode: Inode, offset: int, size: int) -> bytes:
 
 def readinto(sb: "Superblock", inode: Inode, offset: int, buffer: memoryview, *, wait: bool) -> int:
     """As :func:`read`, into a buffer. Without ``wait`` raises NotCachedError for what is not in the page cache, and
-    BlockingIOError where that cannot be told."""
+    WouldWaitError where that cannot be told."""
     if inode.metacopy:
         with sb.lock:
             buffer = buffer[: max(inode.real.stat().st_size - offset, 0)]
@@ -217,11 +217,7 @@ def _without_waiting(error: OSError) -> OSError:
     """What an error of RWF_NOWAIT means."""
     if error.errno == errno.EAGAIN:
         return NotCachedError()
-    return _would_wait() if error.errno == errno.EOPNOTSUPP else error
-
-
-def _would_wait() -> BlockingIOError:
-    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return WouldWaitError() if error.errno == errno.EOPNOTSUPP else error
 
 
 def need_no_disk(sb: "Superblock", inode: Inode) -> None:
@@ -251,12 +247,12 @@ def copy_range(
     sb: "Superblock", source: Inode, extent: Extent, target: Inode, offset: int, *, kill_suid: bool, wait: bool
 ) -> int:
     """copy_file_range(2) between the backing files (ovl_copyfile). Without ``wait`` raises as :func:`readinto`, and
-    BlockingIOError for what is long."""
+    WouldWaitError for what is long."""
     with sb.files.use(source, write=False) as source_fd, sb.files.use(target, write=True) as target_fd:
         if not wait:
             length = min(extent.length, os.fstat(source_fd).st_size - extent.offset)
             if length > _SHORT:
-                raise _would_wait()
+                raise WouldWaitError
             _need_no_disk(source_fd, extent.offset, length)
         if kill_suid:
             drop_suid(sb, target, target_fd)

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import cached_property
 
 from .. import linux
-from ..vfs import Attr, Caller, Change, DirEntry, Extent, Ino, SetAttr, Statfs
+from ..vfs import Attr, Caller, Change, DirEntry, Extent, Ino, SetAttr, Statfs, WouldWaitError
 from . import ahead, attr, create, file, held, marks, readdir, remove, rename, xattrs
 from . import flags as inode_flags
 from . import refresh as again
@@ -295,7 +295,7 @@ class Overlay(Union):
         self, source: Extent, target: Ino, offset: int, *, kill_suid: bool, wait: bool = True
     ) -> int:
         if not wait and self.slow(target):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise WouldWaitError
         inode, here = self._for_writing(target, wait=wait), self.sb.table[source.ino]
         return file.copy_range(self.sb, here, source, inode, offset, kill_suid=kill_suid, wait=wait)
 

@@ -1,7 +1,7 @@
 """Requests of the kernel, decoded to calls of ``vfs.Operations``: a method for each opcode, with its name.
 
 A method answers with the bytes of its reply, or with how many bytes it has put into ``call.out``. It raises
-``OSError`` for an error, which the session sends; BlockingIOError, in a call that may not wait, asks to be called
+``OSError`` for an error, which the session sends; WouldWaitError, in a call that may not wait, asks to be called
 again when it may. Nothing here decides what a filesystem does.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from ... import linux, vfs
-from ...vfs import Caller, Extent, Ino, SetAttr
+from ...vfs import Caller, Extent, Ino, SetAttr, WouldWaitError
 from ..mount import INFO_XATTR
 from . import abi, replies
 from .abi import Opcode, SetAttrValid
@@ -32,7 +32,18 @@ class Call:
     """One request: its header, where its arguments and its names or data are, and where a reply may be put."""
 
     __slots__ = (
-        *("at", "gid", "head", "may_wait", "nodeid", "opcode", "out", "payload", "pid", "soon", "uid", "unique"),
+        "at",
+        "gid",
+        "head",
+        "may_wait",
+        "nodeid",
+        "opcode",
+        "out",
+        "payload",
+        "pid",
+        "soon",
+        "uid",
+        "unique",
     )
 
     def __init__(self, head: bytearray | memoryview, at: int, out: memoryview) -> None:
@@ -176,9 +187,9 @@ class Requests:
         return ino
 
     def _wait_for(self, call: Call, ino: Ino, name: bytes | None = None, *, removing: bool = False) -> None:
-        """Raises BlockingIOError if the call would take long and may not."""
+        """Raises WouldWaitError if the call would take long and may not."""
         if not call.may_wait and self._ops.slow(ino, name, removing=removing):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise WouldWaitError
 
     # -- attributes ------------------------------------------------------------------------------------
 
@@ -304,7 +315,7 @@ class Requests:
         _, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(call.head, call.at)
         sync = bool(flags & os.O_DSYNC)
         if not call.may_wait and (sync or self._ops.slow(call.nodeid)):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise WouldWaitError
         kill_suid = bool(how & abi.WRITE_KILL_SUIDGID)
         done = self._ops.write(
             call.nodeid, offset, call.payload[:size], kill_suid=kill_suid, sync=sync, wait=call.may_wait
@@ -312,8 +323,7 @@ class Requests:
         return abi.WRITE_OUT.pack(done, 0)
 
     def fsync(self, call: Call) -> Reply:
-        if not call.may_wait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        _waits(call)
         _, how, _ = abi.FSYNC_IN.unpack_from(call.head, call.at)
         self._ops.fsync(call.nodeid, data_only=bool(how & abi.FSYNC_FDATASYNC))
         return b""
@@ -321,8 +331,7 @@ class Requests:
     fsyncdir = fsync
 
     def fallocate(self, call: Call) -> Reply:
-        if not call.may_wait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        _waits(call)
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(call.head, call.at)
         self._ops.fallocate(Extent(call.nodeid, offset, length), mode, kill_suid=call.uid != 0)
         return b""
@@ -339,8 +348,7 @@ class Requests:
         return abi.WRITE_OUT.pack(done, 0)
 
     def syncfs(self, call: Call) -> Reply:
-        if not call.may_wait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        _waits(call)
         self._ops.syncfs()
         return b""
 
@@ -356,6 +364,12 @@ class Requests:
     def readdir(self, call: Call) -> Reply:
         _, after, size, _, _, _, _ = abi.READ_IN.unpack_from(call.head, call.at)
         return self.listings.names(call.nodeid, after, size)
+
+
+def _waits(call: Call) -> None:
+    """Raises WouldWaitError if the call may not."""
+    if not call.may_wait:
+        raise WouldWaitError
 
 
 def _time(valid: int, wanted: int, now: int, seconds: int, nanoseconds: int) -> int | None:

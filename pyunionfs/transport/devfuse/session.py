@@ -148,7 +148,7 @@ class Session:
             words = self._successor.rehearse(self._handed())
             self._leaving = not words
             return words.encode()
-        raise BlockingIOError(errno.EAGAIN, "it would hold up the others")
+        raise vfs.WouldWaitError  # it would hold up the others
 
     def take_over(self, mine: Set[int]) -> bool:
         """Go on where a daemon died, in a process that is as it was when that one began; ``mine`` are its
@@ -331,7 +331,7 @@ class Session:
     def _refresh(self, call: Call) -> bytes:
         """Have the kernel forget what may no longer be so."""
         if not call.may_wait:
-            raise BlockingIOError(errno.EAGAIN, "it would hold up the others")
+            raise vfs.WouldWaitError  # it would hold up the others
         for change in self._ops.refresh():
             notify(self._fd, Notify.INVAL_INODE, abi.INVAL_INODE_OUT.pack(change.ino, 0, 0))
             for name in change.names:
