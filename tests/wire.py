@@ -13,6 +13,8 @@ def call_of(message: bytes, room: int = 1 << 17) -> Call:
     return call
 
 
-def message(opcode: int, arguments: bytes = b"", rest: bytes = b"", *, nodeid: int = 1, unique: int = 2) -> bytes:
+def message(
+    opcode: int, arguments: bytes = b"", rest: bytes = b"", *, nodeid: int = 1, unique: int = 2, pid: int = 1
+) -> bytes:
     length = IN_HEADER.size + len(arguments) + len(rest)
-    return IN_HEADER.pack(length, opcode, unique, nodeid, 0, 0, 1, 0, 0) + arguments + rest
+    return IN_HEADER.pack(length, opcode, unique, nodeid, 0, 0, pid, 0, 0) + arguments + rest

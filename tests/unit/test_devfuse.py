@@ -373,6 +373,23 @@ def test_what_is_there_already_is_answered_first(device: tuple[int, int]) -> Non
     assert not done
 
 
+def test_it_is_known_whether_there_is_one_client(device: tuple[int, int]) -> None:
+    reading, writing = device
+    channel = DevFuse(reading, Spinner(), HALT)
+
+    def asks(pid: int) -> bool:
+        os.write(writing, message(Opcode.GETATTR, bytes(16), pid=pid))
+        assert channel.receive() is not None
+        return channel.serves_one
+
+    assert [asks(7) for _ in range(10)].count(True) == 2
+    assert asks(0)  # the kernel, of its own accord
+    assert asks(7)
+    assert not asks(8)
+    assert not asks(7)
+    assert [asks(7) for _ in range(10)][-1]
+
+
 def test_what_can_wait_is_done_when_no_request_is_expected(device: tuple[int, int]) -> None:
     reading, writing = device
     done = 0

@@ -25,6 +25,7 @@ _CREDIT_MAX = 16
 _ENOUGH = 4  # credit with which it is worth spinning
 _FAILURE = 4  # what a spin in vain costs
 _SOON = 2.5  # times as long as a spin: what came this soon after going to sleep would have been met by spinning
+_ALONE = 8  # requests in a row
 _PAUSE_MS = 4  # for a program to think, or a disk to write, before processors halt
 
 
@@ -110,6 +111,7 @@ class DevFuse:
         self._buffers = [self._in]
         self._out = memoryview(bytearray(OUT_HEADER.size + MAX_WRITE))
         self.call = Call(self._in, IN_HEADER.size, self._out[OUT_HEADER.size :])
+        self._client = self._in_a_row = 0  # a thread, and how often it asked without another one doing so
 
     def receive(self) -> Call | None:
         """The next request, None once the mount is gone."""
@@ -120,8 +122,17 @@ class DevFuse:
         _, call.opcode, call.unique, call.nodeid, call.uid, call.gid, call.pid, _, _ = IN_HEADER.unpack_from(
             self._in
         )
+        if call.pid == self._client:
+            self._in_a_row += 1
+        elif call.pid:  # the kernel's own requests have none
+            self._client, self._in_a_row = call.pid, 0
         call.payload = self._view[IN_HEADER.size + ARGUMENTS.get(call.opcode, 0) : size]
         return call
+
+    @property
+    def serves_one(self) -> bool:
+        """Whether one thread has asked for all of late, which now waits: so nobody else does."""
+        return self._in_a_row >= _ALONE
 
     def _read(self) -> int:
         spinner = self._spinner
