@@ -106,6 +106,11 @@ class Requests:
             self.let_go()
         return None
 
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether there is something to let go of."""
+        return bool(self._forgotten)
+
     def let_go(self) -> bool:
         """Do what the oldest FORGET says; False if there is none."""
         try:

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _MAX_THREADS = 12
 _DISK_NS = 200_000  # a fast disk has brought a page by then
 _SYNC_NS = 500_000  # and has synced a little
+_SYNCS = (Opcode.FSYNC, Opcode.FSYNCDIR)
 _GC_THRESHOLD = 50_000  # objects made and not freed
 
 
@@ -256,8 +257,9 @@ class Session:
 
     def _sync(self, channel: DevFuse, call: Call) -> bool:
         """Have a fast disk sync what a thread asks for that is alone: nobody else waits, and to leave the lead to
-        another thread takes a fifth of it."""
-        if call.opcode != Opcode.FSYNC or not (channel.serves_one and self._syncing.worth_it()):
+        another thread, which has nothing to do either, takes a fifth of it."""
+        alone = channel.serves_one and not self._requests.has_forgotten
+        if call.opcode not in _SYNCS or not alone or not self._syncing.worth_it():
             return False
         call.may_wait = True
         begun = time.perf_counter_ns()
@@ -280,7 +282,7 @@ class Session:
         taken = time.perf_counter_ns() - begun
         if call.soon:
             self._disk.slept(taken)
-        elif call.opcode == Opcode.FSYNC:
+        elif call.opcode in _SYNCS:
             self._syncing.slept(taken)
         if self._leaving:
             self._ended.set()
