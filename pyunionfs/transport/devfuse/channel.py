@@ -137,6 +137,7 @@ class DevFuse:
     def _read(self) -> int:
         spinner = self._spinner
         if spinner.able and self._poll.poll(0):  # others ask meanwhile: nothing is to be learned of spinning
+            self._processors.poll()
             return self._take()
         if ((spinner.able and self._work()) or spinner.worth_it()) and self._spin():
             self._processors.poll()
