@@ -204,6 +204,22 @@ def test_what_is_not_kept_open_is_not_asked_for_again(union: Requests) -> None:
     assert not REFUSED & union.by_opcode.keys()
 
 
+def test_what_was_written_since_the_last_sync_is_counted(union: Requests) -> None:
+    made = call_of(message(Opcode.MKNOD, abi.MKNOD_IN.pack(stat.S_IFREG | 0o600, 0, 0, 0), b"written\0"))
+    nodeid = abi.ENTRY_OUT.unpack_from(union.mknod(made))[0]  # type: ignore[arg-type]
+
+    def write(size: int) -> None:
+        arguments = abi.WRITE_IN.pack(0, 0, size, 0, 0, os.O_RDWR, 0)
+        union.write(call_of(message(Opcode.WRITE, arguments, bytes(size), nodeid=nodeid)))
+
+    union.fsync(call_of(message(Opcode.FSYNC, abi.FSYNC_IN.pack(0, 0, 0), nodeid=nodeid)))
+    write(1000)
+    write(24)
+    assert union.unsynced == 1024
+    union.fsync(call_of(message(Opcode.FSYNC, abi.FSYNC_IN.pack(0, 0, 0), nodeid=nodeid)))
+    assert union.unsynced == 0
+
+
 # -- listings -------------------------------------------------------------------------------------------------
 
 

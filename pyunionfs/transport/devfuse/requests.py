@@ -84,6 +84,7 @@ class Requests:
         self._orders = {xattr.encode(): order for xattr, order in orders.items()}
         self._files = files
         self.listings = Listings(operations)
+        self.unsynced = 0  # bytes written since something was synced
         self._forgotten: deque[tuple[Ino, int]] = deque()
         self.by_opcode: dict[int, Callable[[Call], Reply]] = {
             opcode: getattr(self, opcode.name.lower()) for opcode in Opcode if hasattr(self, opcode.name.lower())
@@ -325,10 +326,12 @@ class Requests:
         done = self._ops.write(
             call.nodeid, offset, call.payload[:size], kill_suid=kill_suid, sync=sync, wait=call.may_wait
         )
+        self.unsynced += done
         return abi.WRITE_OUT.pack(done, 0)
 
     def fsync(self, call: Call) -> Reply:
         _waits(call)
+        self.unsynced = 0
         _, how, _ = abi.FSYNC_IN.unpack_from(call.head, call.at)
         self._ops.fsync(call.nodeid, data_only=bool(how & abi.FSYNC_FDATASYNC))
         return b""
@@ -350,6 +353,7 @@ class Requests:
         # What is copied is told in 32 bits.
         source = Extent(call.nodeid, start, min(length, 1 << 30))
         done = self._ops.copy_file_range(source, target, offset, kill_suid=call.uid != 0, wait=call.may_wait)
+        self.unsynced += done
         return abi.WRITE_OUT.pack(done, 0)
 
     def syncfs(self, call: Call) -> Reply:

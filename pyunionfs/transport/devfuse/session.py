@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _MAX_THREADS = 12
 _DISK_NS = 200_000  # a fast disk has brought a page by then
 _SYNC_NS = 500_000  # and has synced a little
+_LITTLE = 1 << 18  # bytes
 _SYNCS = (Opcode.FSYNC, Opcode.FSYNCDIR)
 _GC_THRESHOLD = 50_000  # objects made and not freed
 
@@ -74,7 +75,7 @@ class Session:
         self._spinner = Spinner(wanted=options.channel != "block", slow=self._slow)
         self._processors = idle.Idle()
         self._disk = Spinner(_DISK_NS, wanted=options.channel != "block")
-        self._syncing = Spinner(_SYNC_NS)
+        self._syncing = Spinner(_SYNC_NS, wanted=not options.passthrough)  # of which we see no writes
         self._data = Meanwhile()
         self._threads = 0
         self._idle = 0  # threads that wait for the lead
@@ -256,10 +257,12 @@ class Session:
         return channel.retry(lambda: self._answer(channel, call), self._disk)
 
     def _sync(self, channel: DevFuse, call: Call) -> bool:
-        """Have a fast disk sync what a thread asks for that is alone: nobody else waits, and to leave the lead to
-        another thread, which has nothing to do either, takes a fifth of it."""
-        alone = channel.serves_one and not self._requests.has_forgotten
-        if call.opcode not in _SYNCS or not alone or not self._syncing.worth_it():
+        """Have a fast disk sync the little that a thread has written that is alone: nobody else waits, and to leave
+        the lead to another thread, which has nothing to do either, takes a fifth of it."""
+        requests = self._requests
+        alone = channel.serves_one and not requests.has_forgotten
+        little = requests.unsynced <= _LITTLE and self._syncing.worth_it()
+        if call.opcode not in _SYNCS or not (alone and little):
             return False
         call.may_wait = True
         begun = time.perf_counter_ns()
