@@ -208,7 +208,7 @@ class Operations(Protocol):
     ) -> int:
         """Write; ``kill_suid`` says that the writer lacks CAP_FSETID, ``sync`` that it opened with O_DSYNC.
 
-        Without ``wait`` raises as :meth:`readinto` where data would have to come from a disk to be copied up.
+        Without ``wait`` raises as :meth:`copy_file_range`, if it has to be copied up.
         """
 
     def fsync(self, ino: Ino, *, data_only: bool) -> None: ...

@@ -220,21 +220,9 @@ def _without_waiting(error: OSError) -> OSError:
     return WouldWaitError() if error.errno == errno.EOPNOTSUPP else error
 
 
-def need_no_disk(sb: "Superblock", inode: Inode) -> None:
-    """Raises as :func:`readinto` unless what is read first of a file is in the page cache: all of a short one."""
-    with sb.files.use(inode, write=False) as fd:
-        _need_no_disk(fd, 0, min(os.fstat(fd).st_size, _SHORT))
-
-
-def _need_no_disk(fd: int, offset: int, length: int) -> None:
-    if length <= 0:
-        return
-    try:
-        done = os.preadv(fd, [bytearray(length)], offset, os.RWF_NOWAIT)
-    except OSError as error:
-        raise _without_waiting(error) from None
-    if done < length:
-        raise NotCachedError
+def need_no_disk(sb: "Superblock", inode: Inode, *, offset: int = 0, length: int = _SHORT) -> None:
+    """Raises as :func:`readinto` unless a piece of a file is in the page cache."""
+    readinto(sb, inode, offset, memoryview(bytearray(length)), wait=False)
 
 
 def seek(sb: "Superblock", inode: Inode, offset: int, whence: int) -> int:
@@ -253,7 +241,7 @@ def copy_range(
             length = min(extent.length, os.fstat(source_fd).st_size - extent.offset)
             if length > _SHORT:
                 raise WouldWaitError
-            _need_no_disk(source_fd, extent.offset, length)
+            need_no_disk(sb, source, offset=extent.offset, length=max(length, 0))
         if kill_suid:
             drop_suid(sb, target, target_fd)
         return os.copy_file_range(source_fd, target_fd, extent.length, extent.offset, offset)

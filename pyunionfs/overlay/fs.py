@@ -294,8 +294,6 @@ class Overlay(Union):
     def copy_file_range(
         self, source: Extent, target: Ino, offset: int, *, kill_suid: bool, wait: bool = True
     ) -> int:
-        if not wait and self.slow(target):
-            raise WouldWaitError
         inode, here = self._for_writing(target, wait=wait), self.sb.table[source.ino]
         return file.copy_range(self.sb, here, source, inode, offset, kill_suid=kill_suid, wait=wait)
 
@@ -303,6 +301,8 @@ class Overlay(Union):
         inode = self.sb.table[ino]
         if not inode.has_upper_data:
             if not wait:
+                if self.slow(ino):
+                    raise WouldWaitError
                 file.need_no_disk(self.sb, inode)
             copy_up(self.sb, inode)
         return inode

@@ -175,7 +175,7 @@ def _make_inode(
         fill(sb, inode, *search)
     elif top.backing.layer is sb.upper:
         _tie(sb, inode, (top,))
-    else:  # most of what is looked up
+    else:  # as _tie does, in fewer steps: most of what is looked up
         inode.lower = (top.backing,)
         inode.const_ino = _const_ino(sb, top.backing, top.st)
     return inode

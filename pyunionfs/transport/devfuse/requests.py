@@ -320,8 +320,8 @@ class Requests:
     def write(self, call: Call) -> Reply:
         _, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(call.head, call.at)
         sync = bool(flags & os.O_DSYNC)
-        if not call.may_wait and (sync or self._ops.slow(call.nodeid)):
-            raise WouldWaitError
+        if sync:
+            _waits(call)
         kill_suid = bool(how & abi.WRITE_KILL_SUIDGID)
         done = self._ops.write(
             call.nodeid, offset, call.payload[:size], kill_suid=kill_suid, sync=sync, wait=call.may_wait

@@ -259,10 +259,9 @@ class Session:
     def _sync(self, channel: DevFuse, call: Call) -> bool:
         """Have a fast disk sync the little that a thread has written that is alone: nobody else waits, and to leave
         the lead to another thread, which has nothing to do either, takes a fifth of it."""
-        requests = self._requests
-        alone = channel.serves_one and not requests.has_forgotten
-        little = requests.unsynced <= _LITTLE and self._syncing.worth_it()
-        if call.opcode not in _SYNCS or not (alone and little):
+        if call.opcode not in _SYNCS or not (channel.serves_one and self._syncing.worth_it()):
+            return False
+        if self._requests.unsynced > _LITTLE or self._requests.has_forgotten:
             return False
         call.may_wait = True
         begun = time.perf_counter_ns()
